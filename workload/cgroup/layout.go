@@ -1,0 +1,162 @@
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The modes of a [Layout].
+const (
+	V1     = "v1"     // only hierarchies of version 1
+	V2     = "v2"     // only the unified hierarchy
+	Hybrid = "hybrid" // both
+)
+
+// Layout says which cgroup hierarchies the caller sees, and where.
+type Layout struct {
+	Mode    string // V1, V2 or Hybrid
+	Unified Mount  // the version 2 hierarchy; zero if there is none
+	Freezer Mount  // the version 1 hierarchy with the freezer; zero if there is none
+}
+
+// Mount is a mounted hierarchy.
+type Mount struct {
+	Dir  string // where it is mounted
+	Root string // the cgroup that is mounted there, "/" if the whole hierarchy
+}
+
+// Detect reads the layout from the caller's mounts. It is an error to have
+// neither a unified hierarchy nor a freezer.
+func Detect() (Layout, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return Layout{}, fmt.Errorf("looking for cgroups: %w", err)
+	}
+	defer f.Close()
+	return parseMounts(f)
+}
+
+// parseMounts understands mountinfo as proc_pid_mountinfo(5) describes it. Of
+// several mounts of one hierarchy the one that shows most of it counts.
+func parseMounts(r io.Reader) (Layout, error) {
+	var l Layout
+	v1 := false
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		before, after, ok := strings.Cut(sc.Text(), " - ")
+		left, right := strings.Fields(before), strings.Fields(after)
+		if !ok || len(left) < 6 || len(right) < 3 {
+			continue
+		}
+		m := Mount{Dir: unescape(left[4]), Root: unescape(left[3])}
+		switch right[0] {
+		case "cgroup2":
+			l.Unified = wider(l.Unified, m)
+		case "cgroup":
+			v1 = true
+			if slices.Contains(strings.Split(right[2], ","), "freezer") {
+				l.Freezer = wider(l.Freezer, m)
+			}
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return Layout{}, fmt.Errorf("looking for cgroups: %w", err)
+	}
+	return l.named(v1)
+}
+
+func (l Layout) named(v1 bool) (Layout, error) {
+	switch {
+	case l.Unified.Dir == "" && l.Freezer.Dir == "":
+		return Layout{}, errors.New("no cgroup hierarchy that can freeze is mounted")
+	case l.Unified.Dir == "":
+		l.Mode = V1
+	case v1:
+		l.Mode = Hybrid
+	default:
+		l.Mode = V2
+	}
+	return l, nil
+}
+
+func wider(a, b Mount) Mount {
+	if a.Dir != "" && len(a.Root) <= len(b.Root) {
+		return a
+	}
+	return b
+}
+
+// unescape undoes the octal escapes of space, tab, newline and backslash.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// freezers returns the hierarchies to try, best first.
+func (l Layout) freezers() []Mount {
+	var list []Mount
+	for _, m := range []Mount{l.Unified, l.Freezer} {
+		if m.Dir != "" {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// dirOf returns the directory of the cgroup that pid is in, within m.
+func (l Layout) dirOf(m Mount, pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", err
+	}
+	name, ok := cgroupName(string(b), m == l.Unified)
+	if !ok {
+		return "", fmt.Errorf("process %d: not in the hierarchy of %s", pid, m.Dir)
+	}
+	return m.locate(name)
+}
+
+// cgroupName finds a line "ID:CONTROLLERS:PATH" of /proc/PID/cgroup: the
+// unified one, or the freezer's.
+func cgroupName(text string, unified bool) (string, bool) {
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		if unified && f[0] == "0" && f[1] == "" {
+			return f[2], true
+		}
+		if !unified && slices.Contains(strings.Split(f[1], ","), "freezer") {
+			return f[2], true
+		}
+	}
+	return "", false
+}
+
+// locate turns a cgroup's name into a directory. A cgroup outside of what is
+// mounted, or of the caller's cgroup namespace ("/.."), has none.
+func (m Mount) locate(name string) (string, error) {
+	rest, ok := strings.CutPrefix(name, strings.TrimSuffix(m.Root, "/"))
+	if !ok || (rest != "" && rest[0] != '/') || strings.HasPrefix(rest+"/", "/../") {
+		return "", fmt.Errorf("cgroup %s is outside of what %s shows", name, m.Dir)
+	}
+	return path.Join(m.Dir, rest), nil
+}
