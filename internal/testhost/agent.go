@@ -1,0 +1,125 @@
+package testhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	agentPort = 7420
+	agentLog  = "agent.log"
+
+	// startTime is how long an agent may take until it listens. It is long
+	// because a loaded machine is no failure.
+	startTime = 20 * time.Second
+)
+
+// agentCommand is the command line of a host's agent. Every host of the set
+// may send to it and may tell it to send.
+func (s *Set) agentCommand() []string {
+	args := []string{"migrate", "agent", "--listen", ":" + strconv.Itoa(agentPort)}
+	for _, h := range s.hosts {
+		args = append(args, "--allow", h.Name, "--allow-operator", h.Name)
+	}
+	return args
+}
+
+func (s *Set) startAgents(env map[string]string) error {
+	failed := make(chan error, len(s.hosts))
+	for _, h := range s.hosts {
+		go func() { failed <- h.StartAgent(env) }()
+	}
+	var errs []error
+	for range s.hosts {
+		errs = append(errs, <-failed)
+	}
+	return errors.Join(errs...)
+}
+
+// StartAgent starts the host's agent with env added to its environment, and
+// returns when it listens. Its log goes on where it was.
+func (h *Host) StartAgent(env map[string]string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	args := []string{"env"}
+	for k, v := range env {
+		args = append(args, k+"="+v)
+	}
+	if _, err := h.startLogged(ctx, "/run/host/"+agentLog, append(args, h.set.agentCommand()...)...); err != nil {
+		return fmt.Errorf("start agent: %w", err)
+	}
+	for !h.listens() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("agent of host %s does not listen; its log:\n%s", h.Name, h.AgentLog())
+		case <-time.After(2 * time.Millisecond):
+		}
+		if h.AgentPID() == 0 && h.AgentLog() != "" {
+			return fmt.Errorf("agent of host %s has ended; its log:\n%s", h.Name, h.AgentLog())
+		}
+	}
+	return nil
+}
+
+// listens reports whether the agent's UDP port is bound in the host.
+func (h *Host) listens() bool {
+	port := fmt.Sprintf(":%04X", agentPort)
+	for _, file := range []string{"udp", "udp6"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", h.InitPID(), file)) // no file, no port
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 1 && strings.HasSuffix(f[1], port) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// AgentPID returns the PID of the host's agent as the machine sees it, or 0 if
+// none runs.
+func (h *Host) AgentPID() int {
+	ns := pidNamespace(h.InitPID())
+	for _, pid := range processes() {
+		if ns != "" && pidNamespace(pid) == ns && isAgent(pid) {
+			return pid
+		}
+	}
+	return 0
+}
+
+func isAgent(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(b), "\x00")
+	return err == nil && len(args) > 1 && strings.HasSuffix(args[0], "migrate") && args[1] == "agent"
+}
+
+// KillAgent kills the host's agent with SIGKILL and returns when it has gone.
+func (h *Host) KillAgent() error {
+	pid := h.AgentPID()
+	if pid == 0 {
+		return fmt.Errorf("host %s has no agent", h.Name)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill agent: %w", err)
+	}
+	for range 2500 {
+		if !slices.Contains(processes(), pid) {
+			return nil
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return fmt.Errorf("agent %d of host %s does not die", pid, h.Name)
+}
+
+// AgentLog returns what the host's agents have logged since the set is up.
+func (h *Host) AgentLog() string {
+	b, _ := os.ReadFile(h.path(agentLog)) // no log, nothing logged
+	return string(b)
+}
