@@ -1,0 +1,213 @@
+package transport
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// PageSize is the unit of memory on the wire, whatever the hosts' own is.
+const PageSize = 4096
+
+// PieceKind says what a batch holds about a range of pages. Values go over the
+// wire: never reuse or renumber one.
+type PieceKind uint8
+
+// The kinds.
+const (
+	PieceData PieceKind = 1 // content follows
+	PieceZero PieceKind = 2 // all zero
+	PieceHave PieceKind = 3 // as the target has it from an earlier round
+	PieceHole PieceKind = 4 // no content, flags only
+)
+
+// Piece is a range of pages of one image.
+type Piece struct {
+	Kind      PieceKind
+	ImageType uint8  // with Image, names the image, as the source and target agree
+	Image     uint64 //
+	Address   uint64 // of the first page, a multiple of PageSize
+	Pages     uint32 // at least 1
+	Flags     uint8  // of the image's page map; not looked at here
+}
+
+// Batch is a frame's worth of memory.
+type Batch struct {
+	Round  uint32
+	Seq    uint64 // rises within a stream
+	Pieces []Piece
+	Data   []byte // content of the PieceData pieces, in order
+}
+
+// Pages returns the number of pages of all pieces.
+func (b *Batch) Pages() uint64 {
+	var n uint64
+	for _, p := range b.Pieces {
+		n += uint64(p.Pages)
+	}
+	return n
+}
+
+const (
+	batchHeadLen    = 28
+	pieceLen        = 23
+	maxBatchPayload = batchHeadLen + MaxPieces*pieceLen + MaxBatchData
+)
+
+// batchHead is the fixed part of a batch's payload.
+type batchHead struct {
+	round  uint32
+	seq    uint64
+	codec  Codec
+	pieces int // 1 to MaxPieces
+	data   int // bytes, not compressed
+	sum    uint64
+}
+
+func (h batchHead) put(b []byte) {
+	binary.BigEndian.PutUint32(b, h.round)
+	binary.BigEndian.PutUint64(b[4:], h.seq)
+	b[12], b[13] = byte(h.codec), 0
+	binary.BigEndian.PutUint16(b[14:], uint16(h.pieces))
+	binary.BigEndian.PutUint32(b[16:], uint32(h.data))
+	binary.BigEndian.PutUint64(b[20:], h.sum)
+}
+
+func parseBatchHead(b []byte) (batchHead, error) {
+	h := batchHead{
+		round: binary.BigEndian.Uint32(b), seq: binary.BigEndian.Uint64(b[4:]), codec: Codec(b[12]),
+		pieces: int(binary.BigEndian.Uint16(b[14:])), sum: binary.BigEndian.Uint64(b[20:]),
+	}
+	data := binary.BigEndian.Uint32(b[16:])
+	if data > MaxBatchData || h.pieces == 0 || h.pieces > MaxPieces || b[13] != 0 {
+		return batchHead{}, fmt.Errorf("%w: batch of %d pieces and %d bytes, reserved byte %#02x", ErrProtocol, h.pieces, data, b[13])
+	}
+	h.data = int(data)
+	return h, nil
+}
+
+func (p Piece) appendTo(b []byte) []byte {
+	b = append(b, byte(p.Kind), p.ImageType)
+	b = binary.BigEndian.AppendUint64(b, p.Image)
+	b = binary.BigEndian.AppendUint64(b, p.Address)
+	b = binary.BigEndian.AppendUint32(b, p.Pages)
+	return append(b, p.Flags)
+}
+
+func parsePiece(b []byte) Piece {
+	return Piece{
+		Kind: PieceKind(b[0]), ImageType: b[1], Image: binary.BigEndian.Uint64(b[2:]),
+		Address: binary.BigEndian.Uint64(b[10:]), Pages: binary.BigEndian.Uint32(b[18:]), Flags: b[22],
+	}
+}
+
+func (p Piece) validate() error {
+	if p.Kind < PieceData || p.Kind > PieceHole || p.Pages == 0 || p.Address%PageSize != 0 ||
+		p.Address > math.MaxUint64-uint64(p.Pages)*PageSize {
+		return fmt.Errorf("%w: piece of kind %d: %d pages at %#x", ErrProtocol, p.Kind, p.Pages, p.Address)
+	}
+	return nil
+}
+
+// checkPieces validates pieces and compares them with the data that they need.
+func checkPieces(pieces []Piece, data int) error {
+	var need uint64
+	for _, p := range pieces {
+		if err := p.validate(); err != nil {
+			return err
+		}
+		if p.Kind == PieceData {
+			need += uint64(p.Pages) * PageSize
+		}
+	}
+	if need != uint64(data) {
+		return fmt.Errorf("%w: pieces need %d bytes, batch holds %d", ErrProtocol, need, data)
+	}
+	return nil
+}
+
+// EncodeBatch appends the frame of b to dst. Workers may call it beside each
+// other. Data that codec does not shrink go as they are.
+func EncodeBatch(dst []byte, b *Batch, codec Codec) ([]byte, error) {
+	if len(b.Pieces) == 0 || len(b.Pieces) > MaxPieces || len(b.Data) > MaxBatchData {
+		return nil, fmt.Errorf("batch of %d pieces and %d bytes: want 1 to %d, at most %d", len(b.Pieces), len(b.Data), MaxPieces, MaxBatchData)
+	}
+	if err := checkPieces(b.Pieces, len(b.Data)); err != nil {
+		return nil, err
+	}
+	start := len(dst)
+	dst = append(dst, make([]byte, headerLen+batchHeadLen)...)
+	table := len(dst)
+	for _, p := range b.Pieces {
+		dst = p.appendTo(dst)
+	}
+	sum := checksum(dst[table:], b.Data)
+	dst, codec, err := compress(dst, b.Data, codec)
+	if err != nil {
+		return nil, err
+	}
+	header{FrameBatch, uint32(len(dst) - start - headerLen)}.appendTo(dst[start:start])
+	head := batchHead{round: b.Round, seq: b.Seq, codec: codec, pieces: len(b.Pieces), data: len(b.Data), sum: sum}
+	head.put(dst[start+headerLen:])
+	return dst, nil
+}
+
+// DecodeBatch reads a frame that EncodeBatch made into b, reusing what b
+// already holds. It takes nothing in the frame for granted.
+func DecodeBatch(frame []byte, b *Batch) error {
+	h, table, packed, err := splitBatch(frame)
+	if err != nil {
+		return err
+	}
+	b.Round, b.Seq, b.Pieces = h.round, h.seq, slices.Grow(b.Pieces[:0], h.pieces)
+	for t := table; len(t) > 0; t = t[pieceLen:] {
+		b.Pieces = append(b.Pieces, parsePiece(t))
+	}
+	if err := checkPieces(b.Pieces, h.data); err != nil {
+		return err
+	}
+	if b.Data, err = decompress(b.Data[:0], packed, h.data, h.codec); err != nil {
+		return err
+	}
+	if sum := checksum(table, b.Data); sum != h.sum {
+		return fmt.Errorf("%w: batch %d of round %d: checksum %016x, announced %016x", ErrProtocol, h.seq, h.round, sum, h.sum)
+	}
+	return nil
+}
+
+// splitBatch checks the outer form of a batch frame and takes it apart: head,
+// piece table, data as they were sent.
+func splitBatch(frame []byte) (h batchHead, table, packed []byte, err error) {
+	outer, err := parseHeader(frame)
+	if err != nil {
+		return h, nil, nil, err
+	}
+	payload := frame[headerLen:]
+	if outer.Type != FrameBatch || len(payload) != int(outer.Length) {
+		return h, nil, nil, fmt.Errorf("%w: %v of %d bytes, header says %d", ErrProtocol, outer.Type, len(payload), outer.Length)
+	}
+	if h, err = parseBatchHead(payload); err != nil {
+		return h, nil, nil, err
+	}
+	end := batchHeadLen + h.pieces*pieceLen
+	if len(payload) < end {
+		return h, nil, nil, fmt.Errorf("%w: batch of %d bytes with %d pieces", ErrProtocol, len(payload), h.pieces)
+	}
+	return h, payload[batchHeadLen:end], payload[end:], nil
+}
+
+var hashes = sync.Pool{New: func() any { return xxhash.New() }}
+
+// checksum covers the piece table and the data before compression.
+func checksum(table, data []byte) uint64 {
+	h := hashes.Get().(*xxhash.Digest)
+	defer hashes.Put(h)
+	h.Reset()
+	h.Write(table)
+	h.Write(data)
+	return h.Sum64()
+}

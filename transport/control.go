@@ -1,0 +1,89 @@
+package transport
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"migrate"
+)
+
+// messages has a decoder for every message of the control stream. A type that
+// is not here is a protocol error.
+var messages = map[FrameType]func([]byte) (Message, error){
+	FrameOffer:       decode[Offer],
+	FrameAnswer:      decode[Answer],
+	FramePrepare:     decode[Prepare],
+	FramePrepared:    decode[Prepared],
+	FrameClockPing:   decode[ClockPing],
+	FrameClockPong:   decode[ClockPong],
+	FrameRoundEnd:    decode[RoundEnd],
+	FrameRoundAck:    decode[RoundAck],
+	FrameRestore:     decode[Restore],
+	FrameHeld:        decode[Held],
+	FrameCommit:      decode[Commit],
+	FrameRunning:     decode[Running],
+	FrameRefused:     decode[Refused],
+	FrameFinished:    decode[Finished],
+	FrameAbort:       decode[Abort],
+	FrameAsk:         decode[Ask],
+	FrameState:       decode[State],
+	FrameVerdict:     decode[Verdict],
+	FrameVerdictDone: decode[VerdictDone],
+	FrameDrive:       decode[Drive],
+	FrameProgress:    decode[Progress],
+	FrameCancel:      decode[Cancel],
+	FrameStatus:      decode[Status],
+	FrameStatusReply: decode[StatusReply],
+}
+
+func decode[M Message](b []byte) (Message, error) {
+	var m M
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, err
+	}
+	if v, ok := any(m).(interface{ validate() error }); ok {
+		if err := v.validate(); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// An ID from the peer becomes a file name, so it is checked where it comes in.
+func (m Offer) validate() error   { return validID(m.ID) }
+func (m Prepare) validate() error { return validID(m.ID) }
+func (m Ask) validate() error     { return validID(m.ID) }
+func (m State) validate() error   { return validID(m.ID) }
+func (m Verdict) validate() error { return validID(m.ID) }
+
+func validID(id migrate.ID) error {
+	_, err := migrate.ParseID(string(id))
+	return err
+}
+
+// encodeMessage returns the frame of m.
+func encodeMessage(m Message) ([]byte, error) {
+	payload, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("message %v: %w", m.FrameType(), err)
+	}
+	if len(payload) > MaxControl {
+		return nil, fmt.Errorf("message %v: %d bytes, the limit is %d", m.FrameType(), len(payload), MaxControl)
+	}
+	frame := make([]byte, 0, headerLen+len(payload))
+	frame = header{m.FrameType(), uint32(len(payload))}.appendTo(frame)
+	return append(frame, payload...), nil
+}
+
+// decodeMessage returns the message of a frame whose length was checked.
+func decodeMessage(t FrameType, payload []byte) (Message, error) {
+	dec, ok := messages[t]
+	if !ok {
+		return nil, fmt.Errorf("%w: no %v on the control stream", ErrProtocol, t)
+	}
+	m, err := dec(payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v: %w", ErrProtocol, t, err)
+	}
+	return m, nil
+}

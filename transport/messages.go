@@ -1,0 +1,244 @@
+package transport
+
+import "migrate"
+
+// Message is one frame of the control stream. The types below are all there
+// are; docs/protocol.md says who sends which and when.
+type Message interface {
+	// FrameType returns the number that names the message on the wire.
+	FrameType() FrameType
+}
+
+// Offer opens a migration: everything the target needs for its preflight.
+type Offer struct {
+	ID        migrate.ID       `json:"id"`
+	Workload  migrate.Workload `json:"workload"`
+	Host      migrate.Host     `json:"host"`
+	Options   migrate.Options  `json:"options"`
+	CheckOnly bool             `json:"check-only,omitempty"` // answer, move nothing
+	ReplyTo   string           `json:"reply-to,omitempty"`   // address of the source's agent, "" if it has none
+	CPUInfo   []byte           `json:"cpu-info,omitempty"`   // CRIU's cpuinfo image
+	Init      []byte           `json:"init,omitempty"`       // content of the workload's tiny init, if it has one
+}
+
+// Answer is the target's preflight.
+type Answer struct {
+	Check migrate.Check `json:"check"`
+}
+
+// Prepare asks the target to reserve what the migration needs.
+type Prepare struct {
+	ID migrate.ID `json:"id"`
+}
+
+// Prepared says that pages may come.
+type Prepared struct{}
+
+// ClockPing starts one exchange of the clock comparison.
+type ClockPing struct {
+	Seq  uint32               `json:"seq"`
+	Sent migrate.ClockReading `json:"sent"`
+}
+
+// ClockPong answers a ClockPing with both times of the answering host.
+type ClockPong struct {
+	Seq      uint32               `json:"seq"`
+	Ping     migrate.ClockReading `json:"ping"` // Sent of the ClockPing
+	Received migrate.ClockReading `json:"received"`
+	Replied  migrate.ClockReading `json:"replied"`
+}
+
+// StreamDigest is what a page or file stream held: both ends compute it.
+type StreamDigest struct {
+	Batches uint64 `json:"batches"` // or files
+	Pages   uint64 `json:"pages"`   // of all pieces; 0 for files
+	Bytes   uint64 `json:"bytes"`   // of all frames before the end frame
+	SHA256  string `json:"sha256"`  // over those bytes, hexadecimal
+}
+
+// RoundEnd closes a round on the source.
+type RoundEnd struct {
+	Round   int            `json:"round"`
+	Streams []StreamDigest `json:"streams"`
+	Pages   uint64         `json:"pages"`
+	Final   bool           `json:"final,omitempty"`
+}
+
+// RoundAck says that everything of a round is stored.
+type RoundAck struct {
+	Round       int    `json:"round"`
+	StoredPages uint64 `json:"stored-pages"`
+}
+
+// Bounds is how far the target's clock is ahead of the source's, and how wrong
+// that may be either way.
+type Bounds struct {
+	OffsetNS int64 `json:"offset-ns"`
+	BoundNS  int64 `json:"bound-ns"`
+}
+
+// Restore asks the target to restore and hold.
+type Restore struct {
+	Images    StreamDigest         `json:"images"`
+	Workload  migrate.Workload     `json:"workload"`  // as it is frozen: newer than the offer's
+	FrozenAt  migrate.ClockReading `json:"frozen-at"` // source's clocks
+	Monotonic Bounds               `json:"monotonic"`
+	Boottime  Bounds               `json:"boottime"`
+	Timens    bool                 `json:"timens"` // the images hold a time namespace
+}
+
+// Held is the target's yes vote: restored, not running, waiting.
+type Held struct {
+	Clock migrate.Clock `json:"clock"`
+}
+
+// Commit is the source's word that its copy never runs again.
+type Commit struct{}
+
+// Running says that the workload runs on the target.
+type Running struct {
+	ResumedAt migrate.ClockReading `json:"resumed-at"` // target's clocks
+	Clock     migrate.Clock        `json:"clock"`
+	PID       int                  `json:"pid"`
+}
+
+// Refused is the target's no vote: its copy never ran and never will.
+type Refused struct {
+	Failure migrate.Failure `json:"failure"`
+}
+
+// Finished says that the source has removed its copy.
+type Finished struct{}
+
+// Abort ends a migration before the commit point.
+type Abort struct {
+	Status  migrate.Status  `json:"status"`
+	Failure migrate.Failure `json:"failure"`
+}
+
+// Ask wants to know what one side has on record about a migration.
+type Ask struct {
+	ID   migrate.ID   `json:"id"`
+	Side migrate.Side `json:"side"` // whose record is wanted
+}
+
+// State answers Ask.
+type State struct {
+	ID      migrate.ID    `json:"id"`
+	Known   bool          `json:"known"`
+	Side    migrate.Side  `json:"side"`
+	Phase   migrate.Phase `json:"phase,omitzero"`
+	Busy    bool          `json:"busy,omitempty"`    // a live process is still deciding
+	Damaged bool          `json:"damaged,omitempty"` // there is a record, and it cannot be read
+	Name    string        `json:"name,omitempty"`    // of the workload
+}
+
+// Verdict tells a target in doubt how its migration was decided.
+type Verdict struct {
+	ID     migrate.ID `json:"id"`
+	Commit bool       `json:"commit"`
+}
+
+// VerdictDone answers Verdict with where the target stands after it.
+type VerdictDone struct {
+	Phase   migrate.Phase   `json:"phase,omitzero"`
+	Failure migrate.Failure `json:"failure,omitzero"`
+}
+
+// Drive asks an agent to move a workload of its own host.
+type Drive struct {
+	Source    string          `json:"source"` // KIND:ID
+	Target    string          `json:"target"` // HOST[:PORT]
+	Options   migrate.Options `json:"options"`
+	CheckOnly bool            `json:"check-only,omitempty"`
+}
+
+// Progress reports a driven migration; the last one carries its report.
+type Progress struct {
+	Event migrate.Event `json:"event"`
+}
+
+// Cancel asks for the driven migration's rollback.
+type Cancel struct {
+	Reason string `json:"reason"`
+}
+
+// Status asks for the migrations an agent knows.
+type Status struct{}
+
+// StatusReply answers Status.
+type StatusReply struct {
+	Reports []migrate.Report `json:"reports"`
+}
+
+// FrameType returns [FrameOffer].
+func (Offer) FrameType() FrameType { return FrameOffer }
+
+// FrameType returns [FrameAnswer].
+func (Answer) FrameType() FrameType { return FrameAnswer }
+
+// FrameType returns [FramePrepare].
+func (Prepare) FrameType() FrameType { return FramePrepare }
+
+// FrameType returns [FramePrepared].
+func (Prepared) FrameType() FrameType { return FramePrepared }
+
+// FrameType returns [FrameClockPing].
+func (ClockPing) FrameType() FrameType { return FrameClockPing }
+
+// FrameType returns [FrameClockPong].
+func (ClockPong) FrameType() FrameType { return FrameClockPong }
+
+// FrameType returns [FrameRoundEnd].
+func (RoundEnd) FrameType() FrameType { return FrameRoundEnd }
+
+// FrameType returns [FrameRoundAck].
+func (RoundAck) FrameType() FrameType { return FrameRoundAck }
+
+// FrameType returns [FrameRestore].
+func (Restore) FrameType() FrameType { return FrameRestore }
+
+// FrameType returns [FrameHeld].
+func (Held) FrameType() FrameType { return FrameHeld }
+
+// FrameType returns [FrameCommit].
+func (Commit) FrameType() FrameType { return FrameCommit }
+
+// FrameType returns [FrameRunning].
+func (Running) FrameType() FrameType { return FrameRunning }
+
+// FrameType returns [FrameRefused].
+func (Refused) FrameType() FrameType { return FrameRefused }
+
+// FrameType returns [FrameFinished].
+func (Finished) FrameType() FrameType { return FrameFinished }
+
+// FrameType returns [FrameAbort].
+func (Abort) FrameType() FrameType { return FrameAbort }
+
+// FrameType returns [FrameAsk].
+func (Ask) FrameType() FrameType { return FrameAsk }
+
+// FrameType returns [FrameState].
+func (State) FrameType() FrameType { return FrameState }
+
+// FrameType returns [FrameVerdict].
+func (Verdict) FrameType() FrameType { return FrameVerdict }
+
+// FrameType returns [FrameVerdictDone].
+func (VerdictDone) FrameType() FrameType { return FrameVerdictDone }
+
+// FrameType returns [FrameDrive].
+func (Drive) FrameType() FrameType { return FrameDrive }
+
+// FrameType returns [FrameProgress].
+func (Progress) FrameType() FrameType { return FrameProgress }
+
+// FrameType returns [FrameCancel].
+func (Cancel) FrameType() FrameType { return FrameCancel }
+
+// FrameType returns [FrameStatus].
+func (Status) FrameType() FrameType { return FrameStatus }
+
+// FrameType returns [FrameStatusReply].
+func (StatusReply) FrameType() FrameType { return FrameStatusReply }
