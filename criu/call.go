@@ -1,0 +1,165 @@
+package criu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// Dump dumps a tree. It returns once CRIU has answered: the tree is then
+// killed (or runs on, with LeaveRunning); after an error it runs, or is
+// frozen with its cgroup as before.
+//
+// hook answers CRIU's questions; nil says yes to all. When it returns an
+// error, the dump is called off, and that error is the result. When ctx ends,
+// the socket is closed, CRIU undoes the dump, and the result holds ctx's cause.
+// Errors of CRIU's own are an [*Error].
+func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
+	dirs, work, done, err := openDirectories(o.ImagesDir, o.WorkDir)
+	if err != nil {
+		return fmt.Errorf("criu dump: %w", err)
+	}
+	defer done()
+	req, err := dumpRequest(o, dirs)
+	if err != nil {
+		return fmt.Errorf("criu dump: %w", err)
+	}
+	log := filepath.Join(work, req.GetOpts().GetLogFile())
+	_, err = c.call(ctx, "dump", req, log, hook)
+	return err
+}
+
+// Restore restores a tree and returns the PID of its root, in CRIU's PID
+// namespace, once the tree runs. Hooks and ctx work as in [Child.Dump]; a
+// restore that is called off in [PostRestore] or earlier leaves no task, but
+// with Sibling the caller must reap the root.
+func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (rootPID int, err error) {
+	dirs, work, done, err := openDirectories(o.ImagesDir, o.WorkDir)
+	if err != nil {
+		return 0, fmt.Errorf("criu restore: %w", err)
+	}
+	defer done()
+	req, err := restoreRequest(o, dirs)
+	if err != nil {
+		return 0, fmt.Errorf("criu restore: %w", err)
+	}
+	log := filepath.Join(work, req.GetOpts().GetLogFile())
+	resp, err := c.call(ctx, "restore", req, log, hook)
+	if err != nil {
+		return 0, err
+	}
+	return int(resp.GetRestore().GetPid()), nil
+}
+
+// call sends req, answers hooks until CRIU's own answer comes, and turns a
+// refusal into an [*Error] with the end of the log file.
+func (c *Child) call(ctx context.Context, op string, req *rpc.CriuReq, log string, hook HookFunc) (*rpc.CriuResp, error) {
+	stop := context.AfterFunc(ctx, func() { c.sock.close() })
+	defer stop()
+	start := time.Now()
+	resp, hookErr, err := c.converse(ctx, req, hook)
+	c.log.Debug("criu answered", "op", op, "success", resp.GetSuccess(), "elapsed", time.Since(start))
+	switch {
+	case ctx.Err() != nil && !resp.GetSuccess():
+		return nil, errors.Join(fmt.Errorf("criu %s: %w", op, context.Cause(ctx)), hookErr, c.Close())
+	case err != nil:
+		return nil, errors.Join(hookErr, c.lost(op, err, log))
+	case hookErr != nil && !resp.GetSuccess():
+		return nil, fmt.Errorf("criu %s: %w", op, hookErr)
+	case !resp.GetSuccess():
+		return nil, c.refused(op, resp, log)
+	case hookErr != nil: // answered too late for CRIU to give up
+		return resp, fmt.Errorf("criu %s went on: %w", op, hookErr)
+	}
+	return resp, nil
+}
+
+// converse is the exchange itself. hookErr joins what hooks refused.
+func (c *Child) converse(ctx context.Context, req *rpc.CriuReq, hook HookFunc) (resp *rpc.CriuResp, hookErr, err error) {
+	if err := c.sock.send(req); err != nil {
+		return nil, nil, err
+	}
+	for {
+		resp, file, err := c.sock.receive()
+		if err != nil {
+			return nil, hookErr, err
+		}
+		if resp.GetType() != rpc.CriuReqType_NOTIFY {
+			if file != nil {
+				file.Close()
+			}
+			return resp, hookErr, checkType(req, resp)
+		}
+		n := resp.GetNotify()
+		c.log.Debug("criu hook", "hook", n.GetScript(), "pid", n.GetPid())
+		refusal := hook.call(ctx, HookEvent{Hook: Hook(n.GetScript()), PID: int(n.GetPid()), File: file})
+		hookErr = errors.Join(hookErr, refusal)
+		answer := &rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(refusal == nil)}
+		if err := c.sock.send(answer); err != nil {
+			return nil, hookErr, err
+		}
+	}
+}
+
+// checkType refuses an answer to another question. CRIU answers EMPTY to a
+// request that it could not read.
+func checkType(req *rpc.CriuReq, resp *rpc.CriuResp) error {
+	if resp.GetType() != req.GetType() && resp.GetSuccess() {
+		return fmt.Errorf("criu answered %v to a request of type %v", resp.GetType(), req.GetType())
+	}
+	return nil
+}
+
+// refused is the error for an answer that says no.
+func (c *Child) refused(op string, resp *rpc.CriuResp, log string) error {
+	return newError(op, syscall.Errno(resp.GetCrErrno()), c.logLines(log), resp.GetCrErrmsg())
+}
+
+// lost is the error for a child that went away or talked nonsense.
+func (c *Child) lost(op string, err error, log string) error {
+	closeErr := c.Close()
+	if !errors.Is(err, errClosed) {
+		return errors.Join(fmt.Errorf("criu %s: %w", op, err), closeErr)
+	}
+	msg := errClosed.Error()
+	if c.exitErr != nil {
+		msg += ": " + c.exitErr.Error()
+	}
+	return errors.Join(newError(op, 0, c.logLines(log), msg), closeErr)
+}
+
+// logLines reads CRIU's log; what it printed before it had one stands in.
+func (c *Child) logLines(log string) []string {
+	if lines := readLog(log); len(lines) > 0 {
+		return lines
+	}
+	return c.stderr.lines()
+}
+
+// openDirectories opens both directories for CRIU, and returns the one that
+// the log is in. done closes them; they must be open until CRIU has answered.
+func openDirectories(images, work string) (d directories, workDir string, done func(), err error) {
+	work = cmp.Or(work, images)
+	i, err := openDirectory(images)
+	if err != nil {
+		return d, "", nil, fmt.Errorf("images directory: %w", err)
+	}
+	w, err := openDirectory(work)
+	if err != nil {
+		i.Close()
+		return d, "", nil, fmt.Errorf("work directory: %w", err)
+	}
+	return directories{images: int(i.Fd()), work: int(w.Fd())}, work, func() { i.Close(); w.Close() }, nil
+}
+
+func openDirectory(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+}

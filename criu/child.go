@@ -1,0 +1,173 @@
+package criu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// ExitGrace is how long a child may take to undo what it was doing once its
+	// socket is closed. Only then is it killed, and that may damage the tree:
+	// connections stay locked and in repair mode, restored tasks stay stopped.
+	ExitGrace = 60 * time.Second
+
+	// pipeGrace is how long to wait, once the child has ended, for whoever still
+	// holds its standard error.
+	pipeGrace = time.Second
+
+	maxStderr = 16 << 10
+)
+
+// ErrKilled means that a child did not end within [ExitGrace] and was killed.
+var ErrKilled = errors.New("criu did not end after its socket was closed, and was killed: the tree may be damaged")
+
+// ChildOptions configures [Tool.Start]. The zero value is usable.
+type ChildOptions struct {
+	// Cgroups are directories of cgroups that the child is moved into before
+	// Start returns, so before it has done anything. With cgroup mode "ignore" a
+	// restored tree stays in them.
+	Cgroups []string
+	// Files are inherited by the child; [Child.FD] tells their numbers there.
+	// The caller closes its own copies, after Start.
+	Files  []*os.File
+	Dir    string       // working directory of the child; default the caller's
+	Stderr io.Writer    // nil means discard; the end of it is in errors either way
+	Logger *slog.Logger // nil means discard
+}
+
+// Child is a running "criu swrk", which serves one dump or one restore. Its
+// methods must not be called at the same time, except Close, PID and FD.
+//
+// It runs in a session of its own: a ^C on the caller's terminal must not
+// reach a CRIU at work.
+type Child struct {
+	tool   Tool
+	sock   *socket
+	cmd    *exec.Cmd
+	stderr *tail
+	log    *slog.Logger
+
+	exited    chan struct{} // closed once the process is reaped
+	exitErr   error         // valid once exited is closed
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Start runs "criu swrk" and moves it into o.Cgroups. It does nothing yet;
+// ctx bounds Start only, not the child. The caller calls Close in every case.
+func (t Tool) Start(ctx context.Context, o ChildOptions) (*Child, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("starting criu: %w", err)
+	}
+	sock, theirs, err := newSocket()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+
+	c := &Child{tool: t, sock: sock, stderr: &tail{}, log: o.Logger, exited: make(chan struct{})}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.cmd = exec.Command(t.Path, "swrk", strconv.Itoa(rpcFD))
+	c.cmd.ExtraFiles = append([]*os.File{theirs}, o.Files...)
+	c.cmd.Dir = o.Dir
+	c.cmd.Stderr = c.stderr
+	if o.Stderr != nil {
+		c.cmd.Stderr = io.MultiWriter(c.stderr, o.Stderr)
+	}
+	c.cmd.WaitDelay = pipeGrace
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := c.cmd.Start(); err != nil {
+		sock.close()
+		return nil, fmt.Errorf("starting criu: %w", err)
+	}
+	go c.reap()
+	for _, dir := range o.Cgroups {
+		if err := c.join(dir); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	c.log.Debug("criu started", "pid", c.PID(), "path", t.Path)
+	return c, nil
+}
+
+func (c *Child) reap() {
+	c.exitErr = c.cmd.Wait()
+	close(c.exited)
+}
+
+func (c *Child) join(cgroup string) error {
+	path := filepath.Join(cgroup, "cgroup.procs")
+	if err := os.WriteFile(path, []byte(strconv.Itoa(c.PID())), 0); err != nil {
+		return fmt.Errorf("moving criu into its cgroup: %w", err)
+	}
+	return nil
+}
+
+// PID returns the child's process ID.
+func (c *Child) PID() int { return c.cmd.Process.Pid }
+
+// FD returns the number that Files[i] has in the child.
+func (c *Child) FD(i int) int { return firstFile + i }
+
+// Close closes the child's socket, which makes CRIU undo a dump or restore
+// that is under way, and waits for its end, at most [ExitGrace]. It may be
+// called at any time, more than once, and from any goroutine.
+func (c *Child) Close() error {
+	c.closeOnce.Do(func() {
+		c.sock.close()
+		c.closeErr = c.waitExit(ExitGrace)
+	})
+	return c.closeErr
+}
+
+// waitExit waits for the child's end and kills it when that takes longer than
+// grace. The exit status is no error: CRIU answers over the socket.
+func (c *Child) waitExit(grace time.Duration) error {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-c.exited:
+		return nil
+	case <-timer.C:
+	}
+	c.cmd.Process.Kill()
+	<-c.exited
+	return ErrKilled
+}
+
+// tail is a writer that keeps the last bytes written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+// Write keeps the end of p.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if n := len(t.b) - maxStderr; n > 0 {
+		t.b = append(t.b[:0], t.b[n:]...)
+	}
+	return len(p), nil
+}
+
+// lines returns what was kept, without empty lines.
+func (t *tail) lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return splitLines(bytes.Clone(t.b))
+}

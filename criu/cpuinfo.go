@@ -1,0 +1,98 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/cpuinfo"
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	cpuinfoName = "cpuinfo.img"
+	cpuinfoLog  = "cpuinfo.log"
+	maxCPUInfo  = 64 << 10 // one entry of about 200 bytes per CPU model
+)
+
+// DumpCPU returns the content of CRIU's cpuinfo.img for this machine, to be
+// given to [Tool.CheckCPU] on another.
+func (t Tool) DumpCPU(ctx context.Context) (img []byte, err error) {
+	err = t.inScratch(func(dir string) error {
+		if err := t.askCPU(ctx, rpc.CriuReqType_CPUINFO_DUMP, dir); err != nil {
+			return err
+		}
+		img, err = readBounded(filepath.Join(dir, cpuinfoName), maxCPUInfo)
+		return err
+	})
+	return img, err
+}
+
+// CheckCPU tells whether code that ran on the machine that img is from can go
+// on here. If not, the error is an [*Error] that names what this CPU lacks.
+// img may come from a peer.
+func (t Tool) CheckCPU(ctx context.Context, img []byte) error {
+	if err := validateCPUInfo(img); err != nil {
+		return err
+	}
+	return t.inScratch(func(dir string) error {
+		if err := os.WriteFile(filepath.Join(dir, cpuinfoName), img, 0o600); err != nil {
+			return fmt.Errorf("checking the cpu: %w", err)
+		}
+		err := t.askCPU(ctx, rpc.CriuReqType_CPUINFO_CHECK, dir)
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.What = "this machine's CPU cannot run the workload"
+		}
+		return err
+	})
+}
+
+func validateCPUInfo(img []byte) error {
+	if len(img) > maxCPUInfo {
+		return fmt.Errorf("cpuinfo image: %d bytes, at most %d expected", len(img), maxCPUInfo)
+	}
+	body, err := openImage(img, cpuinfoMagic)
+	if err != nil {
+		return fmt.Errorf("cpuinfo image: %w", err)
+	}
+	msg, err := onlyMessage(body)
+	if err == nil {
+		err = proto.Unmarshal(msg, &cpuinfo.CpuinfoEntry{})
+	}
+	if err != nil {
+		return fmt.Errorf("cpuinfo image: %w", err)
+	}
+	return nil
+}
+
+func (t Tool) askCPU(ctx context.Context, kind rpc.CriuReqType, dir string) error {
+	dirs, _, done, err := openDirectories(dir, "")
+	if err != nil {
+		return fmt.Errorf("criu cpuinfo: %w", err)
+	}
+	defer done()
+	_, err = t.ask(ctx, "cpuinfo", cpuRequest(kind, dirs), filepath.Join(dir, cpuinfoLog))
+	return err
+}
+
+func cpuRequest(kind rpc.CriuReqType, d directories) *rpc.CriuReq {
+	return &rpc.CriuReq{Type: kind.Enum(), Opts: &rpc.CriuOpts{
+		ImagesDirFd: proto.Int32(int32(d.images)),
+		WorkDirFd:   proto.Int32(int32(d.work)),
+		LogLevel:    proto.Int32(DefaultLogLevel),
+		LogFile:     proto.String(cpuinfoLog),
+	}}
+}
+
+// inScratch runs f with a directory that is removed afterwards.
+func (t Tool) inScratch(f func(dir string) error) error {
+	dir, err := os.MkdirTemp("", "migrate-criu-")
+	if err != nil {
+		return fmt.Errorf("criu cpuinfo: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	return f(dir)
+}

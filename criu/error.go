@@ -1,0 +1,49 @@
+package criu
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+
+	"migrate"
+)
+
+// Error reports that CRIU is not usable, or ran and refused.
+type Error struct {
+	Op     string        // "find", "check", "features", "cpuinfo", "dump" or "restore"
+	What   string        // one line: what failed
+	Cause  string        // one line: why, in plain words where the log text is known
+	Advice string        // one line: what to do about it; may be empty
+	Errno  syscall.Errno // CRIU's cr_errno; 0 when it gave none
+	Log    []string      // the last lines of CRIU's log, oldest first; at most [LogLines]
+}
+
+// LogLines is how many lines of CRIU's log an [Error] carries.
+const LogLines = 40
+
+// Error returns what failed and why, without the advice.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.What)
+	if e.Cause != "" {
+		b.WriteString(": " + e.Cause)
+	}
+	if e.Errno != 0 && !strings.Contains(e.Cause, e.Errno.Error()) {
+		fmt.Fprintf(&b, " (%v)", e.Errno)
+	}
+	return b.String()
+}
+
+// Unwrap returns CRIU's errno, so that errors.Is(err, syscall.EEXIST) finds a
+// PID that is taken.
+func (e *Error) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return e.Errno
+}
+
+// Failure returns the error in the three lines that a report holds.
+func (e *Error) Failure() migrate.Failure {
+	return migrate.Failure{What: e.What, Cause: e.Cause, Advice: e.Advice}
+}

@@ -1,0 +1,77 @@
+package criu
+
+import (
+	"time"
+
+	"migrate"
+)
+
+// DefaultLogLevel is CRIU's debug level. At lower levels its log does not say
+// what failed, and on tmpfs it costs nothing that can be measured.
+const DefaultLogLevel = 4
+
+// DumpOptions are the settings of one dump.
+type DumpOptions struct {
+	PID       int    // root of the tree, in CRIU's PID namespace
+	ImagesDir string // existing directory for the images
+	WorkDir   string // existing directory for log and statistics; default ImagesDir
+	LogFile   string // file name without directory; default "dump.log"
+	LogLevel  int    // default [DefaultLogLevel]
+
+	ManageCgroupsMode migrate.CgroupMode // default "ignore"; always sent
+	// FreezeCgroup is the cgroup (v2, or v1 freezer) that holds the tree and
+	// nothing else. It must be given if the cgroup is frozen already: CRIU then
+	// thaws it while it holds the tasks, and freezes it again at the end.
+	FreezeCgroup string
+
+	TCPEstablished      bool // carry established TCP connections
+	TCPClose            bool // dump established TCP connections as closed ones
+	ShellJob            bool // the root's session leader is outside the tree
+	FileLocks           bool
+	LinkRemap           bool   // link unlinked files that have other names back into place
+	GhostLimit          uint32 // largest deleted file to carry, bytes; 0 is CRIU's default (1 MiB)
+	ExtUnixSockets      bool   // allow unix datagram peers outside the tree
+	External            []string
+	LeaveRunning        bool // let the tree run on after a good dump
+	OrphanPTSMaster     bool
+	NetworkLockNFTables bool          // lock connections with nftables instead of iptables
+	Timeout             time.Duration // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
+
+	// PageSocket, if not nil, is the index in [ChildOptions].Files of the socket to
+	// the page server ([PageSocket]). Nil writes pages to ImagesDir.
+	PageSocket *int
+}
+
+// RestoreOptions are the settings of one restore.
+type RestoreOptions struct {
+	ImagesDir string // directory with the images
+	WorkDir   string // existing directory for log and statistics; default ImagesDir
+	LogFile   string // file name without directory; default "restore.log"
+	LogLevel  int    // default [DefaultLogLevel]
+
+	ManageCgroupsMode migrate.CgroupMode // default "ignore": tasks stay in the child's own cgroup ([ChildOptions].Cgroups)
+	CgroupRoot        string             // for the other modes: path below which CRIU rebuilds the cgroups
+
+	TCPEstablished      bool
+	TCPClose            bool
+	ShellJob            bool
+	FileLocks           bool
+	LinkRemap           bool
+	GhostLimit          uint32 // bytes; 0 is CRIU's default (1 MiB)
+	ExtUnixSockets      bool
+	External            []string
+	InheritFDs          []InheritFD
+	OrphanPTSMaster     bool   // pass the masters of new terminals through the [OrphanPTSMaster] hook
+	Root                string // new root directory; it must be a mount point
+	NetworkLockNFTables bool
+	// Sibling makes the restored root a child of the calling process instead of
+	// CRIU's. The caller must then reap it, after an abort as well.
+	Sibling bool
+}
+
+// InheritFD gives the restored tree an open file in place of one that the
+// dump recorded.
+type InheritFD struct {
+	Key  string // "pipe:[INO]", "socket:[INO]", "tty[RDEV:DEV]", or a path without its leading slash
+	File int    // index in [ChildOptions].Files
+}

@@ -1,0 +1,130 @@
+package criu
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+
+	"migrate"
+)
+
+// firstFile is the number of Files[0] in the child: after the standard three
+// comes the RPC socket.
+const firstFile = rpcFD + 1
+
+// rpcFD is the number of the RPC socket in the child.
+const rpcFD = 3
+
+// directories are the descriptors, in this process, of the two directories
+// CRIU works in. It opens them as /proc/<our pid>/fd/N (cr-service.c), which
+// works whatever working directory or root it has.
+type directories struct{ images, work int }
+
+// dumpRequest builds the message for a dump. It does no I/O.
+func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
+	cg, err := cgroupMode(o.ManageCgroupsMode)
+	if err != nil {
+		return nil, err
+	}
+	if o.PID <= 0 {
+		return nil, fmt.Errorf("dump of pid %d: not a process", o.PID)
+	}
+	opts := common(d, o.LogLevel, cmp.Or(o.LogFile, "dump.log"), cg)
+	opts.Pid = proto.Int32(int32(o.PID))
+	opts.TcpEstablished = set(o.TCPEstablished)
+	opts.TcpClose = set(o.TCPClose)
+	opts.ShellJob = set(o.ShellJob)
+	opts.FileLocks = set(o.FileLocks)
+	opts.LinkRemap = set(o.LinkRemap)
+	opts.ExtUnixSk = set(o.ExtUnixSockets)
+	opts.LeaveRunning = set(o.LeaveRunning)
+	opts.OrphanPtsMaster = set(o.OrphanPTSMaster)
+	opts.External = slices.Clone(o.External)
+	if o.FreezeCgroup != "" {
+		opts.FreezeCgroup = proto.String(o.FreezeCgroup)
+	}
+	if o.GhostLimit != 0 {
+		opts.GhostLimit = proto.Uint32(o.GhostLimit)
+	}
+	if o.Timeout > 0 {
+		opts.Timeout = proto.Uint32(uint32((o.Timeout + time.Second - 1) / time.Second))
+	}
+	if o.PageSocket != nil {
+		opts.Ps = &rpc.CriuPageServerInfo{Fd: proto.Int32(int32(firstFile + *o.PageSocket))}
+	}
+	lockNetwork(opts, o.NetworkLockNFTables)
+	return &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: opts}, nil
+}
+
+// restoreRequest builds the message for a restore. It does no I/O.
+func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
+	cg, err := cgroupMode(o.ManageCgroupsMode)
+	if err != nil {
+		return nil, err
+	}
+	opts := common(d, o.LogLevel, cmp.Or(o.LogFile, "restore.log"), cg)
+	opts.TcpEstablished = set(o.TCPEstablished)
+	opts.TcpClose = set(o.TCPClose)
+	opts.ShellJob = set(o.ShellJob)
+	opts.FileLocks = set(o.FileLocks)
+	opts.LinkRemap = set(o.LinkRemap)
+	opts.ExtUnixSk = set(o.ExtUnixSockets)
+	opts.OrphanPtsMaster = set(o.OrphanPTSMaster)
+	opts.RstSibling = set(o.Sibling)
+	opts.External = slices.Clone(o.External)
+	for _, fd := range o.InheritFDs {
+		opts.InheritFd = append(opts.InheritFd, &rpc.InheritFd{Key: proto.String(fd.Key), Fd: proto.Int32(int32(firstFile + fd.File))})
+	}
+	if o.CgroupRoot != "" {
+		opts.CgRoot = []*rpc.CgroupRoot{{Path: proto.String(o.CgroupRoot)}}
+	}
+	if o.GhostLimit != 0 {
+		opts.GhostLimit = proto.Uint32(o.GhostLimit)
+	}
+	if o.Root != "" {
+		opts.Root = proto.String(o.Root)
+	}
+	lockNetwork(opts, o.NetworkLockNFTables)
+	return &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: opts}, nil
+}
+
+// common holds what dump and restore share. The cgroup mode is a pointer on
+// purpose: "ignore" is 0, and must be on the wire to override manage_cgroups.
+func common(d directories, level int, log string, cg rpc.CriuCgMode) *rpc.CriuOpts {
+	return &rpc.CriuOpts{
+		ImagesDirFd:       proto.Int32(int32(d.images)),
+		WorkDirFd:         proto.Int32(int32(d.work)),
+		LogLevel:          proto.Int32(int32(cmp.Or(level, DefaultLogLevel))),
+		LogFile:           proto.String(log),
+		NotifyScripts:     proto.Bool(true),
+		ManageCgroups:     proto.Bool(cg != rpc.CriuCgMode_IGNORE),
+		ManageCgroupsMode: cg.Enum(),
+	}
+}
+
+func lockNetwork(opts *rpc.CriuOpts, nftables bool) {
+	if nftables {
+		opts.NetworkLock = rpc.CriuNetworkLockMethod_NFTABLES.Enum()
+	}
+}
+
+// set leaves a false option off the wire, where it means CRIU's default.
+func set(on bool) *bool {
+	if !on {
+		return nil
+	}
+	return &on
+}
+
+// cgroupMode translates a mode; [migrate.CgroupModes] is in the enum's order.
+func cgroupMode(m migrate.CgroupMode) (rpc.CriuCgMode, error) {
+	i := slices.Index(migrate.CgroupModes, cmp.Or(m, "ignore"))
+	if i < 0 {
+		return 0, fmt.Errorf("manage-cgroups-mode %.40q: not one of %q", m, migrate.CgroupModes)
+	}
+	return rpc.CriuCgMode(i), nil
+}
