@@ -51,6 +51,9 @@ func dial(ctx context.Context, addr, peer string, c Config) (*Session, error) {
 	s, err := introduce(ctx, conn, c)
 	if err != nil {
 		conn.CloseWithError(quic.ApplicationErrorCode(codeOf(err)), err.Error())
+		if errors.Is(err, context.DeadlineExceeded) { // it has the port, but does not speak
+			err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+		}
 		return nil, err
 	}
 	return s, nil
@@ -96,7 +99,7 @@ func family(ip net.IP) string {
 // unreachable sorts the errors of a handshake: silence and a dead network are
 // "no agent answers"; what TLS or the peer said stands for itself.
 func unreachable(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), context.Canceled) {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Cause(ctx)
 	}
 	if t := translate(err); !errors.Is(t, ErrLost) {

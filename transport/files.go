@@ -96,10 +96,6 @@ func (w *FileWriter) Add(ctx context.Context, name string, size int64, mode uint
 	return nil
 }
 
-// End sends the end frame and closes the stream, and returns what the reader
-// must find.
-func (w *FileWriter) End(ctx context.Context) (StreamDigest, error) { return w.finish(ctx) }
-
 // FileReader receives the files of one stream. One goroutine at a time.
 type FileReader struct {
 	*incoming
@@ -153,9 +149,6 @@ func (r *FileReader) admit(frame []byte) (FileHeader, error) {
 	r.left -= h.Size
 	return h, nil
 }
-
-// Digest returns what has been read so far; after io.EOF, the whole stream.
-func (r *FileReader) Digest() StreamDigest { return r.digest() }
 
 // content reads one file of a stream.
 type content struct {

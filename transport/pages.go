@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"errors"
 	"fmt"
 )
 
@@ -43,23 +42,6 @@ func (w *PageWriter) WriteEncoded(ctx context.Context, frame []byte) error {
 	return w.write(ctx, frame)
 }
 
-// End sends the end frame and closes the stream, and returns what the reader
-// must find.
-func (w *PageWriter) End(ctx context.Context) (StreamDigest, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.finish(ctx)
-}
-
-// Abandon gives the stream up without an end frame: the reader gets an error.
-func (w *PageWriter) Abandon() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err == nil {
-		w.fail(ErrClosed)
-	}
-}
-
 // PageReader receives the batches of one stream. One goroutine at a time.
 type PageReader struct {
 	*incoming
@@ -87,8 +69,3 @@ func (r *PageReader) Next(ctx context.Context, b *Batch) error {
 	r.pages += b.Pages()
 	return nil
 }
-
-// Digest returns what has been read so far; after io.EOF, the whole stream.
-func (r *PageReader) Digest() StreamDigest { return r.digest() }
-
-func isProtocol(err error) bool { return errors.Is(err, ErrProtocol) }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -107,8 +108,11 @@ func (o *outgoing) fail(err error) error {
 	return o.err
 }
 
-// finish sends the end frame and closes the stream.
-func (o *outgoing) finish(ctx context.Context) (StreamDigest, error) {
+// End sends the end frame and closes the stream. It returns what the reader
+// must find.
+func (o *outgoing) End(ctx context.Context) (StreamDigest, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.err != nil {
 		return StreamDigest{}, o.err
 	}
@@ -120,6 +124,16 @@ func (o *outgoing) finish(ctx context.Context) (StreamDigest, error) {
 	}
 	o.err = fmt.Errorf("sending: %w", io.ErrClosedPipe)
 	return o.digest(), nil
+}
+
+// Abandon gives the stream up without an end frame: the reader gets an error.
+// After End it does nothing.
+func (o *outgoing) Abandon() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.fail(ErrClosed)
+	}
 }
 
 // incoming is the receiving half of a page or file stream.
@@ -157,6 +171,9 @@ func (s *Session) AcceptStream(ctx context.Context) (Stream, error) {
 		return nil, in.fail(fmt.Errorf("%w: stream starts with %v", ErrProtocol, t))
 	}
 }
+
+// Digest returns what has been read so far; after io.EOF, the whole stream.
+func (in *incoming) Digest() StreamDigest { return in.digest() }
 
 // next returns the next frame, counted, or io.EOF after a good end frame. On
 // any other error, ctx's included, the stream is lost.
@@ -200,7 +217,7 @@ func (in *incoming) finish(ctx context.Context, theirs StreamDigest) error {
 
 func (in *incoming) fail(err error) error {
 	code := CodeCancelled
-	if isProtocol(err) {
+	if errors.Is(err, ErrProtocol) {
 		code = CodeProtocol
 	}
 	in.q.CancelRead(quic.StreamErrorCode(code))
