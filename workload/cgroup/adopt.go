@@ -71,7 +71,7 @@ func (g *Group) adoptOnce(root int, p *Placement) (bool, error) {
 		if err == nil {
 			err = g.Add(t.PID)
 		}
-		if t.PID != root && proc.Gone(err) {
+		if t.PID != root && ended(t.PID, err) {
 			continue
 		}
 		if err != nil {
@@ -84,6 +84,16 @@ func (g *Group) adoptOnce(root int, p *Placement) (bool, error) {
 		}
 	}
 	return moved, nil
+}
+
+// ended tells the end of a process from the absence of a group, which may be
+// the same error number.
+func ended(pid int, err error) bool {
+	if !proc.Gone(err) {
+		return false
+	}
+	_, err = proc.Read(pid)
+	return proc.Gone(err)
 }
 
 // layout returns the mount that the group is in.
@@ -124,7 +134,7 @@ func (p Placement) restoreEach(pids []int) error {
 		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENODEV) {
 			err = place(p.Root, pid)
 		}
-		if err != nil && !proc.Gone(err) {
+		if err != nil && !ended(pid, err) {
 			problems = append(problems, err)
 		}
 	}
