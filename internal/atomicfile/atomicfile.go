@@ -9,11 +9,14 @@ import (
 	"path/filepath"
 )
 
+// ErrNotFlushed is in an error of [WriteFile] if, and only if, path already
+// holds the new content for everyone to see, but may not survive a power cut.
+var ErrNotFlushed = errors.New("directory not flushed")
+
 // WriteFile replaces path with data. When it returns nil the new content
 // survives a power cut: the data are flushed, then renamed over path, then the
 // directory is flushed (rename(2) alone orders nothing on disk). On an error
-// before the rename path is unchanged and no temporary file is left; on an
-// error after it, path holds the new content but may not survive a power cut.
+// path is unchanged and no temporary file is left, except for [ErrNotFlushed].
 //
 // The mode is exactly perm: the umask does not apply.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
@@ -28,7 +31,10 @@ func WriteFile(path string, data []byte, perm os.FileMode) error {
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(tmp.Name()))
 	}
-	return SyncDir(dir)
+	if err := SyncDir(dir); err != nil {
+		return fmt.Errorf("writing %s: %w: %w", path, ErrNotFlushed, err)
+	}
+	return nil
 }
 
 // SyncDir flushes the entries of a directory: the names made, renamed or

@@ -16,9 +16,12 @@ package failpoint
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // points is read once; nil, which every lookup misses, without the variable.
@@ -71,7 +74,12 @@ func fire(name string, sig syscall.Signal) {
 	if err := log(name); err != nil {
 		fmt.Fprintln(os.Stderr, "failpoint:", err)
 	}
-	if err := syscall.Kill(os.Getpid(), sig); err != nil {
+	// A signal for the process may go to another thread, and this one would run
+	// on for a while; one for this thread takes effect before the call returns,
+	// and both signals are for all threads then.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), sig); err != nil {
 		fmt.Fprintln(os.Stderr, "failpoint: signalling itself:", err)
 	}
 }
