@@ -27,9 +27,6 @@ const outputDelay = 100 * time.Millisecond
 // binPath is where a host has migrate and testload.
 const binPath = "/run/migrate-bin"
 
-// criuPrefix is where scripts/setup puts a CRIU.
-const criuPrefix = "/usr/local/lib/migrate/criu"
-
 // Exec runs a command in the host in a session of its own and returns its exit
 // status, 128 + N when signal N ended it. The calling process joins the host
 // with it and must do nothing else afterwards.
@@ -61,7 +58,7 @@ func (h *Host) Exec(args []string) (int, error) {
 	if fi, err := os.Stat(cwd); err != nil || !fi.IsDir() {
 		cwd = "/"
 	}
-	cmd := &exec.Cmd{Path: path, Args: args, Dir: cwd, Env: environment(), WaitDelay: outputDelay}
+	cmd := &exec.Cmd{Path: path, Args: args, Dir: cwd, Env: append(os.Environ(), "PATH="+searchPath()), WaitDelay: outputDelay}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	return runRelayed(cmd)
 }
@@ -92,17 +89,7 @@ func (h *Host) enter(pid int) error {
 	return nil
 }
 
-// environment is the caller's, with the host's programs in front of PATH and
-// the CRIU that scripts/setup made, unless the caller names one.
-func environment() []string {
-	env := append(os.Environ(), "PATH="+searchPath())
-	criu := filepath.Join(criuPrefix, "criu")
-	if _, err := os.Stat(criu); err == nil && os.Getenv("MIGRATE_CRIU") == "" {
-		env = append(env, "MIGRATE_CRIU="+criu)
-	}
-	return env
-}
-
+// searchPath is the caller's with the host's programs in front.
 func searchPath() string {
 	return binPath + ":" + cmp.Or(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
