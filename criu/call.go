@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
-	"google.golang.org/protobuf/proto"
 )
 
 // Dump dumps a tree. It returns once CRIU has answered: the tree is then
@@ -21,7 +20,8 @@ import (
 // hook answers CRIU's questions; nil says yes to all. When it returns an
 // error, the dump is called off, and that error is the result. When ctx ends,
 // the socket is closed, CRIU undoes the dump, and the result holds ctx's cause.
-// Errors of CRIU's own are an [*Error].
+// Once [PostDump] was answered with yes, ctx no longer matters: CRIU's answer
+// is waited for, at most [ExitGrace]. Errors of CRIU's own are an [*Error].
 func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 	dirs, work, done, err := openDirectories(o.ImagesDir, o.WorkDir)
 	if err != nil {
@@ -38,8 +38,8 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 }
 
 // Restore restores a tree and returns the PID of its root, in CRIU's PID
-// namespace, once the tree runs. Hooks and ctx work as in [Child.Dump]; a
-// restore that is called off in [PostRestore] or earlier leaves no task, but
+// namespace, once the tree runs. Hooks and ctx work as in [Child.Dump], with
+// [PostRestore] as the hook that decides; a restore that is called off in [PostRestore] or earlier leaves no task, but
 // with Sibling the caller must reap the root.
 func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (rootPID int, err error) {
 	dirs, work, done, err := openDirectories(o.ImagesDir, o.WorkDir)
@@ -62,51 +62,78 @@ func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (r
 // call sends req, answers hooks until CRIU's own answer comes, and turns a
 // refusal into an [*Error] with the end of the log file.
 func (c *Child) call(ctx context.Context, op string, req *rpc.CriuReq, log string, hook HookFunc) (*rpc.CriuResp, error) {
-	stop := context.AfterFunc(ctx, func() { c.sock.close() })
-	defer stop()
+	x := &exchange{child: c, hook: hook}
+	x.stop = context.AfterFunc(ctx, func() { c.sock.close() })
+	defer x.stop()
 	start := time.Now()
-	resp, hookErr, err := c.converse(ctx, req, hook)
+	resp, err := x.run(ctx, req)
 	c.log.Debug("criu answered", "op", op, "success", resp.GetSuccess(), "elapsed", time.Since(start))
 	switch {
-	case ctx.Err() != nil && !resp.GetSuccess():
-		return nil, errors.Join(fmt.Errorf("criu %s: %w", op, context.Cause(ctx)), hookErr, c.Close())
+	case resp.GetSuccess() && err == nil && x.refusal == nil:
+		return resp, nil
+	case resp.GetSuccess() && err == nil: // refused too late for CRIU to give up
+		return resp, fmt.Errorf("criu %s went on: %w", op, x.refusal)
+	case ctx.Err() != nil && !x.decided:
+		return nil, errors.Join(fmt.Errorf("criu %s: %w", op, context.Cause(ctx)), x.refusal, c.Close())
 	case err != nil:
-		return nil, errors.Join(hookErr, c.lost(op, err, log))
-	case hookErr != nil && !resp.GetSuccess():
-		return nil, fmt.Errorf("criu %s: %w", op, hookErr)
-	case !resp.GetSuccess():
-		return nil, c.refused(op, resp, log)
-	case hookErr != nil: // answered too late for CRIU to give up
-		return resp, fmt.Errorf("criu %s went on: %w", op, hookErr)
+		return nil, errors.Join(x.refusal, c.lost(op, err, log))
+	case x.refusal != nil:
+		return nil, fmt.Errorf("criu %s: %w", op, x.refusal)
 	}
-	return resp, nil
+	return nil, c.refused(op, resp, log)
 }
 
-// converse is the exchange itself. hookErr joins what hooks refused.
-func (c *Child) converse(ctx context.Context, req *rpc.CriuReq, hook HookFunc) (resp *rpc.CriuResp, hookErr, err error) {
-	if err := c.sock.send(req); err != nil {
-		return nil, nil, err
+// exchange is one request with the hooks that belong to it.
+type exchange struct {
+	child   *Child
+	hook    HookFunc
+	stop    func() bool // keeps the end of ctx from closing the socket; false if it has already
+	decided bool        // a deciding hook was answered with yes, so ctx no longer matters
+	refusal error       // joins what hooks refused
+}
+
+func (x *exchange) run(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, error) {
+	sock := x.child.sock
+	if err := sock.send(req); err != nil {
+		return nil, err
 	}
 	for {
-		resp, file, err := c.sock.receive()
+		if x.decided {
+			sock.expire(time.Now().Add(ExitGrace))
+		}
+		resp, file, err := sock.receive()
 		if err != nil {
-			return nil, hookErr, err
+			return nil, err
 		}
 		if resp.GetType() != rpc.CriuReqType_NOTIFY {
 			if file != nil {
 				file.Close()
 			}
-			return resp, hookErr, checkType(req, resp)
+			return resp, checkType(req, resp)
 		}
 		n := resp.GetNotify()
-		c.log.Debug("criu hook", "hook", n.GetScript(), "pid", n.GetPid())
-		refusal := hook.call(ctx, HookEvent{Hook: Hook(n.GetScript()), PID: int(n.GetPid()), File: file})
-		hookErr = errors.Join(hookErr, refusal)
-		answer := &rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(refusal == nil)}
-		if err := c.sock.send(answer); err != nil {
-			return nil, hookErr, err
+		ok := x.ask(ctx, HookEvent{Hook: Hook(n.GetScript()), PID: int(n.GetPid()), File: file})
+		if err := sock.send(&rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: &ok}); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// ask asks the hook function. A yes to a hook that decides takes ctx out of
+// the game first: were the socket closed after that yes, nobody could tell
+// whether CRIU still acted on it.
+func (x *exchange) ask(ctx context.Context, ev HookEvent) bool {
+	x.child.log.Debug("criu hook", "hook", string(ev.Hook), "pid", ev.PID)
+	err := x.hook.call(ctx, ev)
+	if err == nil && ev.Hook.decides() && !x.decided {
+		if x.stop() {
+			x.decided = true
+		} else {
+			err = fmt.Errorf("%s hook: %w", ev.Hook, context.Cause(ctx))
+		}
+	}
+	x.refusal = errors.Join(x.refusal, err)
+	return err == nil
 }
 
 // checkType refuses an answer to another question. CRIU answers EMPTY to a

@@ -35,37 +35,54 @@ func (t Tool) DumpCPU(ctx context.Context) (img []byte, err error) {
 // on here. If not, the error is an [*Error] that names what this CPU lacks.
 // img may come from a peer.
 func (t Tool) CheckCPU(ctx context.Context, img []byte) error {
-	if err := validateCPUInfo(img); err != nil {
+	source, err := parseCPUInfo(img)
+	if err != nil {
 		return err
 	}
-	return t.inScratch(func(dir string) error {
+	err = t.inScratch(func(dir string) error {
 		if err := os.WriteFile(filepath.Join(dir, cpuinfoName), img, 0o600); err != nil {
 			return fmt.Errorf("checking the cpu: %w", err)
 		}
-		err := t.askCPU(ctx, rpc.CriuReqType_CPUINFO_CHECK, dir)
-		if e, ok := errors.AsType[*Error](err); ok {
-			e.What = "this machine's CPU cannot run the workload"
-		}
-		return err
+		return t.askCPU(ctx, rpc.CriuReqType_CPUINFO_CHECK, dir)
 	})
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.What = "this machine's CPU cannot run the workload"
+		e.nameMissing(t.missing(ctx, source))
+	}
+	return err
 }
 
-func validateCPUInfo(img []byte) error {
+// missing names what this CPU lacks. CRIU has already said no, so that the
+// names cannot be had is no error.
+func (t Tool) missing(ctx context.Context, source *cpuinfo.CpuinfoEntry) []string {
+	img, err := t.DumpCPU(ctx)
+	if err != nil {
+		return nil
+	}
+	here, err := parseCPUInfo(img)
+	if err != nil {
+		return nil
+	}
+	return missingInstructions(source, here)
+}
+
+func parseCPUInfo(img []byte) (*cpuinfo.CpuinfoEntry, error) {
 	if len(img) > maxCPUInfo {
-		return fmt.Errorf("cpuinfo image: %d bytes, at most %d expected", len(img), maxCPUInfo)
+		return nil, fmt.Errorf("cpuinfo image: %d bytes, at most %d expected", len(img), maxCPUInfo)
 	}
 	body, err := openImage(img, cpuinfoMagic)
 	if err != nil {
-		return fmt.Errorf("cpuinfo image: %w", err)
+		return nil, fmt.Errorf("cpuinfo image: %w", err)
 	}
+	e := &cpuinfo.CpuinfoEntry{}
 	msg, err := onlyMessage(body)
 	if err == nil {
-		err = proto.Unmarshal(msg, &cpuinfo.CpuinfoEntry{})
+		err = proto.Unmarshal(msg, e)
 	}
 	if err != nil {
-		return fmt.Errorf("cpuinfo image: %w", err)
+		return nil, fmt.Errorf("cpuinfo image: %w", err)
 	}
-	return nil
+	return e, nil
 }
 
 func (t Tool) askCPU(ctx context.Context, kind rpc.CriuReqType, dir string) error {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -50,20 +51,20 @@ func Find(ctx context.Context, path string) (Tool, error) {
 		}
 		errs = append(errs, err)
 	}
-	return Tool{}, notFound(errs)
+	return Tool{}, unusable(candidates, errs)
 }
 
-// notFound joins what is wrong with the candidates. That one is not there is
-// only worth a word when no candidate is.
-func notFound(errs []error) *Error {
+// unusable says what is wrong with the candidates. That one is not there is
+// only worth a word when none is.
+func unusable(candidates []string, errs []error) *Error {
 	var there []error
 	for _, err := range errs {
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, exec.ErrNotFound) {
 			there = append(there, err)
 		}
 	}
 	if len(there) == 0 {
-		return &Error{Op: "find", What: "criu is not installed", Cause: oneLine(errs), Advice: setupAdvice}
+		return &Error{Op: "find", What: "criu is not installed", Cause: "there is no " + strings.Join(candidates, " and no "), Advice: setupAdvice}
 	}
 	e := &Error{Op: "find", What: "no usable criu", Cause: oneLine(there), Advice: setupAdvice}
 	if first, ok := errors.AsType[*Error](there[0]); ok {
@@ -73,14 +74,7 @@ func notFound(errs []error) *Error {
 }
 
 func oneLine(errs []error) string {
-	s := ""
-	for i, err := range errs {
-		if i > 0 {
-			s += "; "
-		}
-		s += err.Error()
-	}
-	return s
+	return strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; ")
 }
 
 // probe looks at one candidate, a path or a name to be looked up on PATH.

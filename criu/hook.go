@@ -37,6 +37,10 @@ var hooks = []Hook{
 	PostSetupNamespaces, PreResume, PostResume, OrphanPTSMaster, StatusReady, QueryExtFiles,
 }
 
+// decides reports whether a yes to the hook is the point of no return: CRIU
+// kills the dumped tree, or lets the restored one run.
+func (h Hook) decides() bool { return h == PostDump || h == PostRestore }
+
 // HookEvent is one question of CRIU's.
 type HookEvent struct {
 	Hook Hook

@@ -2,6 +2,7 @@ package criu
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -12,14 +13,14 @@ import (
 // maxInventory bounds inventory.img, which is about 100 bytes long.
 const maxInventory = 64 << 10
 
+// maxUptime keeps an uptime in microseconds within a Duration.
+const maxUptime = uint64(math.MaxInt64 / time.Microsecond)
+
 // Inventory is what inventory.img tells about a dump.
 type Inventory struct {
-	ImageVersion uint32        // of the image format: 1, or 2 since CRIU 1.x's namespaces of a task
-	DumpUptime   time.Duration // CLOCK_BOOTTIME of the dumping host, as /proc/uptime had it; 0 in old images
+	ImageVersion uint32        // of the image format
+	DumpUptime   time.Duration // of the dumping host, as /proc/uptime had it; 0 unless memory is tracked
 	TCPClose     bool          // connections were dumped as closed ones
-	// CRIU's numbers of the root's namespaces, which name images such as
-	// timens-ID.img; 0 where the root lived in CRIU's own.
-	TimeNamespace, NetNamespace, PIDNamespace uint32
 }
 
 // ReadInventory reads inventory.img of a dump.
@@ -44,13 +45,9 @@ func parseInventory(b []byte) (Inventory, error) {
 	if err := proto.Unmarshal(msg, &e); err != nil {
 		return Inventory{}, fmt.Errorf("inventory image: %w", err)
 	}
-	ids := e.GetRootIds()
 	return Inventory{
-		ImageVersion:  e.GetImgVersion(),
-		DumpUptime:    time.Duration(min(e.GetDumpUptime(), 1<<53)) * time.Microsecond,
-		TCPClose:      e.GetTcpClose(),
-		TimeNamespace: ids.GetTimeNsId(),
-		NetNamespace:  ids.GetNetNsId(),
-		PIDNamespace:  ids.GetPidNsId(),
+		ImageVersion: e.GetImgVersion(),
+		DumpUptime:   time.Duration(min(e.GetDumpUptime(), maxUptime)) * time.Microsecond,
+		TCPClose:     e.GetTcpClose(),
 	}, nil
 }

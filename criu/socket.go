@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"golang.org/x/sys/unix"
@@ -55,6 +56,11 @@ func fileConn(fd int) (*net.UnixConn, error) {
 }
 
 func (s *socket) close() error { return s.conn.Close() }
+
+// expire bounds the next receive.
+func (s *socket) expire(at time.Time) {
+	_ = s.conn.SetReadDeadline(at) // fails only on a closed socket, and then so does the read
+}
 
 // send writes one request.
 func (s *socket) send(req *rpc.CriuReq) error {
