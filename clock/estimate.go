@@ -1,6 +1,7 @@
 package clock
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -63,11 +64,15 @@ func (b Bounds) after(age time.Duration) Bounds {
 // samples, the closer: each direction counts with its fastest message. Samples
 // that no two clocks can produce are ignored, and so are older ones that
 // contradict newer ones, for which a clock was slewed in between. Without a
-// usable sample the bounds are not [Bounds.Known].
-func Estimate(samples []Sample) Difference {
+// usable sample there is an error, and the bounds are not [Bounds.Known].
+func Estimate(samples []Sample) (Difference, error) {
 	mono := func(r migrate.ClockReading) time.Duration { return r.Monotonic }
 	boot := func(r migrate.ClockReading) time.Duration { return r.Boottime }
-	return Difference{Monotonic: estimate(samples, mono), Boottime: estimate(samples, boot)}
+	d := Difference{Monotonic: estimate(samples, mono), Boottime: estimate(samples, boot)}
+	if !d.Monotonic.Known() || !d.Boottime.Known() {
+		return d, fmt.Errorf("comparing clocks: none of %d samples is possible", len(samples))
+	}
+	return d, nil
 }
 
 // estimate intersects what each sample proves. With d = remote − local: the
