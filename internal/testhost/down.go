@@ -17,14 +17,12 @@ func (s *Set) Down() error {
 	if err := s.kill(); err != nil {
 		return err
 	}
-	if err := s.removeCgroups(); err != nil {
-		return err
-	}
 	return s.removeDirs()
 }
 
-// kill kills until nothing is left to be killed: what it meets may be starting
-// or freezing processes meanwhile.
+// kill kills until nothing is left to be killed, as what it meets may be
+// starting or freezing processes meanwhile, and the cgroups are gone, which
+// are in use for a moment longer.
 func (s *Set) kill() error {
 	deadline := time.Now().Add(downTime)
 	for {
@@ -34,10 +32,12 @@ func (s *Set) kill() error {
 		}
 		left := inCgroups + s.killOurs()
 		if left == 0 {
-			return nil
+			if err = s.removeCgroups(); err == nil {
+				return nil
+			}
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d processes of set %s do not die", left, s.name)
+			return fmt.Errorf("take down set %s: %d processes left, %w", s.name, left, err)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

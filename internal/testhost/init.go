@@ -27,28 +27,32 @@ func (s *Set) startInits() error {
 	if err != nil {
 		return err
 	}
-	if err := s.startInit("switch", unix.CLONE_NEWNET); err != nil {
+	if err := s.startInit("switch", 0, unix.CLONE_NEWNET); err != nil {
 		return err
 	}
 	for _, h := range s.hosts {
 		if err := h.makeCgroups(trees); err != nil {
 			return err
 		}
-		if err := s.startInit(h.Name, namespaces); err != nil {
+		if err := s.startInit(h.Name, pidsPerHost*h.index, namespaces); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// startInit runs "hosts init NAME" and waits until it says that it is ready.
-func (s *Set) startInit(name string, flags uintptr) error {
+// pidsPerHost keeps the PIDs of the hosts apart, so that those of a workload
+// that comes from another host are free.
+const pidsPerHost = 10000
+
+// startInit runs "hosts init" and waits until it says that it is ready.
+func (s *Set) startInit(name string, lastPID int, flags uintptr) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(s.path("bin", "hosts"), "init", "--set", s.name, name)
+	cmd := exec.Command(s.path("bin", "hosts"), "init", "--set", s.name, "--last-pid", strconv.Itoa(lastPID), name)
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: flags, Setsid: true}
@@ -68,15 +72,15 @@ func (s *Set) startInit(name string, flags uintptr) error {
 	return os.WriteFile(s.path(name, "init.pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644)
 }
 
-// RunInit is the switch or the PID 1 of a host: "hosts init NAME", started by
-// [Start] in fresh namespaces with the write end of a pipe as descriptor 3. It
-// never returns.
-func RunInit(set, name string) {
+// RunInit is the switch or the PID 1 of a host: "hosts init", started by
+// [Start] in fresh namespaces with the write end of a pipe as descriptor 3.
+// The host's PIDs begin after lastPID. It never returns.
+func RunInit(set, name string, lastPID int) {
 	runtime.LockOSThread() // a cgroup namespace belongs to a thread
 	report := os.NewFile(3, "report")
 	s := &Set{name: set}
 	if name != "switch" {
-		if err := (&Host{set: s, Name: name}).furnish(); err != nil {
+		if err := (&Host{set: s, Name: name}).furnish(lastPID); err != nil {
 			fmt.Fprint(report, err)
 			os.Exit(1)
 		}
@@ -102,7 +106,7 @@ func reap() {
 }
 
 // furnish makes the namespaces that the process is in into a host.
-func (h *Host) furnish() error {
+func (h *Host) furnish(lastPID int) error {
 	trees, err := hierarchies()
 	if err != nil {
 		return err
@@ -120,7 +124,10 @@ func (h *Host) furnish() error {
 	if err := unix.Sethostname([]byte(h.Name)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	return h.mountAll(trees)
+	if err := h.mountAll(trees); err != nil {
+		return err
+	}
+	return os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(lastPID)), 0)
 }
 
 // mountAll gives the host its own mounts. Its /run comes last because it

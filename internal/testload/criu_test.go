@@ -3,34 +3,25 @@ package testload
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
 	"migrate/criu"
+	"migrate/internal/testhost"
 )
 
-// TestCRIU dumps and restores a workload with CRIU alone, twice.
+// TestCRIU moves a workload from A to B and back with CRIU alone.
 func TestCRIU(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("CRIU needs root")
-	}
+	hosts := testhost.Up(t, testhost.Options{Names: []string{"A", "B"}, NoAgent: true})
 	tool, err := criu.Find(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := startWorkload(t, "--memory", "32", "--dirty", "2000", "--children", "2", "--threads", "3")
+	w := start(t, hosts.Host("A"), "--memory", "32", "--dirty", "2000", "--children", "2", "--threads", "3")
 	before := w.ask("verify")
-	for range 2 {
-		images := t.TempDir()
-		w.criu(tool.Path, "dump", "-D", images, "-t", strconv.Itoa(w.pid))
-		w.criu(tool.Path, "restore", "-D", images, "-d")
+	for _, to := range []string{"B", "A"} {
+		w.move(tool.Path, hosts.Host(to))
 		after := w.ask("verify")
 		checkMoved(t, before, after)
 		before = w.waitProgress(after)
@@ -58,55 +49,39 @@ func checkMoved(t *testing.T, before, after Status) {
 	}
 }
 
-// workload is a testload process with its files and address.
+const address = "127.0.0.1:7001"
+
+// workload is a testload process and where it is.
 type workload struct {
-	t       *testing.T
-	dir     string
-	address string
-	pid     int
+	t    *testing.T
+	host *testhost.Host
+	pid  int
 }
 
-func startWorkload(t *testing.T, args ...string) *workload {
+func start(t *testing.T, h *testhost.Host, args ...string) *workload {
 	t.Helper()
-	w := &workload{t: t, dir: t.TempDir(), address: freeAddress(t)}
-	exe := filepath.Join(w.dir, "testload")
-	if out, err := exec.Command("go", "build", "-o", exe, "./cmd/testload").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	cmd := exec.Command(exe, append(args, "--listen", w.address, "--dir", w.dir)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	args = append([]string{"testload", "--listen", address, "--dir", t.TempDir()}, args...)
+	pid, err := h.Start(t.Context(), args...)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go cmd.Wait() // the dump kills it, and the restore needs its PID
-	w.pid = cmd.Process.Pid
-	t.Cleanup(w.kill)
+	w := &workload{t, h, pid}
 	w.waitUntil(func() bool { _, err := w.try("status"); return err == nil })
 	return w
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// kill kills the session, wherever CRIU has put it, and waits for its end.
-func (w *workload) kill() {
-	if err := syscall.Kill(-w.pid, syscall.SIGKILL); errors.Is(err, syscall.ESRCH) {
-		return
-	}
-	w.waitUntil(func() bool { _, err := w.try("status"); return err != nil })
+func (w *workload) move(criu string, to *testhost.Host) {
+	w.t.Helper()
+	images := w.t.TempDir()
+	w.host.Run(w.t, criu, "dump", "-v1", "-D", images, "-t", strconv.Itoa(w.pid))
+	to.Run(w.t, criu, "restore", "-v1", "-D", images, "-d")
+	w.host = to
 }
 
 func (w *workload) try(request string) (s Status, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
-	line, err := Query(ctx, w.address, request)
+	line, err := w.host.Output(ctx, "testload", "query", address, request)
 	if err != nil {
 		return s, err
 	}
@@ -140,14 +115,5 @@ func (w *workload) waitUntil(done func() bool) {
 			w.t.Fatal("nothing happens any more")
 		}
 		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func (w *workload) criu(path, action string, args ...string) {
-	w.t.Helper()
-	cmd := exec.CommandContext(w.t.Context(), path, append([]string{action, "-v1", "-o", "criu.log"}, args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(args[1], "criu.log"))
-		w.t.Fatalf("criu %s: %v\n%s%s", action, err, out, log)
 	}
 }

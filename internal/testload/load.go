@@ -24,7 +24,8 @@ type Status struct {
 	Mono           int64    `json:"mono_ns"`
 	Boot           int64    `json:"boot_ns"`
 	Realtime       int64    `json:"realtime_ns"`
-	Ticks          uint64   `json:"ticks"` // of the clock watcher, about 1000 a second
+	BootLead       int64    `json:"boot_lead_ns"` // least of CLOCK_BOOTTIME - CLOCK_MONOTONIC ever seen
+	Ticks          uint64   `json:"ticks"`        // of the clock watcher, about 1000 a second
 	TimerTicks     uint64   `json:"timer_ticks"`
 	GoTicks        uint64   `json:"go_ticks"`
 	MemoryBytes    int      `json:"memory_bytes"`
@@ -192,7 +193,7 @@ func (l *load) status() Status {
 		MemoryBytes: len(l.mem.pages), PagesChecked: l.mem.checked.Load(), PagesDirtied: l.mem.dirtied.Load(),
 		Appended: l.files.count(), PID: os.Getpid(), PPID: os.Getppid(), SID: l.sid, PGID: l.pgid,
 	}
-	s.setGaps(&l.watcher)
+	l.watcher.fill(&s)
 	s.TimerTicks, s.GoTicks = l.timers.read()
 	s.TimeNamespace, _ = os.Readlink("/proc/self/ns/time") // "" on a kernel without
 	for _, c := range l.children {
@@ -204,13 +205,6 @@ func (l *load) status() Status {
 	s.Errors = append([]string{}, l.errors...)
 	s.OK = len(s.Errors) == 0
 	return s
-}
-
-func (s *Status) setGaps(w *watcher) {
-	ticks, ever, recent := w.read()
-	s.Ticks = ticks
-	s.LargestGap, s.LargestGapMono, s.LargestGapAt = millis(ever.wall), millis(ever.mono), ever.at
-	s.Gap, s.GapMono, s.GapAt = millis(recent.wall), millis(recent.mono), recent.at
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -10,12 +10,16 @@ import (
 )
 
 // timers are a timerfd and a Go ticker on CLOCK_MONOTONIC.
+//
+// The timerfd is set anew each time it has fired. One with an interval that
+// expires while the process is frozen, and so is not read, has no time left in
+// /proc/PID/fdinfo; CRIU 4.2 sets it to that, which stops it for good.
 type timers struct {
-	mu      sync.Mutex
-	fd      int
-	start   time.Time
-	expired uint64 // of the timerfd, as the kernel counts
-	ticked  uint64 // of the Go ticker
+	mu     sync.Mutex
+	fd     int
+	due    time.Time
+	fired  uint64
+	ticked uint64 // of the Go ticker
 }
 
 const timerInterval = 20 * time.Millisecond
@@ -25,51 +29,60 @@ func newTimers() (*timers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("timerfd: %w", err)
 	}
-	t := &timers{fd: fd, start: time.Now()}
-	every := unix.NsecToTimespec(int64(timerInterval))
-	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Interval: every, Value: every}, nil); err != nil {
-		return nil, fmt.Errorf("set timerfd: %w", err)
-	}
-	return t, nil
+	t := &timers{fd: fd}
+	return t, t.set()
 }
 
-// watch fails when the timer fires more often than the clock allows.
+func (t *timers) set() error {
+	t.due = time.Now().Add(timerInterval)
+	once := &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(timerInterval))}
+	if err := unix.TimerfdSettime(t.fd, 0, once, nil); err != nil {
+		return fmt.Errorf("set timerfd: %w", err)
+	}
+	return nil
+}
+
+// watch waits for the timer for ever, and fails when it fires early.
 func (t *timers) watch(fail func(error)) {
-	go func() {
-		for range time.Tick(timerInterval) {
-			t.mu.Lock()
-			t.ticked++
-			t.mu.Unlock()
-		}
-	}()
+	go t.tick()
 	var b [8]byte
 	for {
-		n, err := unix.Read(t.fd, b[:])
-		if err == unix.EINTR {
+		if _, err := unix.Read(t.fd, b[:]); err == unix.EINTR {
 			continue
-		}
-		if err != nil || n != len(b) {
-			fail(fmt.Errorf("read timerfd: %d bytes, %w", n, err))
+		} else if err != nil {
+			fail(fmt.Errorf("read timerfd: %w", err))
 			return
 		}
-		if err := t.fired(b); err != nil {
+		if err := t.fire(binary.NativeEndian.Uint64(b[:])); err != nil {
 			fail(err)
 		}
 	}
 }
 
-func (t *timers) fired(count [8]byte) error {
+func (t *timers) tick() {
+	for range time.Tick(timerInterval) {
+		t.mu.Lock()
+		t.ticked++
+		t.mu.Unlock()
+	}
+}
+
+func (t *timers) fire(times uint64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expired += binary.NativeEndian.Uint64(count[:])
-	if most := uint64(time.Since(t.start)/timerInterval) + 1; t.expired > most {
-		return fmt.Errorf("timer fired %d times in the time for %d", t.expired, most)
+	t.fired++
+	early := time.Until(t.due)
+	if err := t.set(); err != nil {
+		return err
+	}
+	if times != 1 || early > 0 {
+		return fmt.Errorf("timer fired %d times, %s too early", times, early)
 	}
 	return nil
 }
 
-func (t *timers) read() (expired, ticked uint64) {
+func (t *timers) read() (fired, ticked uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.expired, t.ticked
+	return t.fired, t.ticked
 }

@@ -147,10 +147,13 @@ func onHost(set *string, use, short string, f func(*testhost.Host) error) *cobra
 }
 
 func initialize(set *string) *cobra.Command {
-	return &cobra.Command{
+	var lastPID int
+	c := &cobra.Command{
 		Use: "init NAME", Hidden: true, Args: cobra.ExactArgs(1),
-		Run: func(_ *cobra.Command, args []string) { testhost.RunInit(*set, args[0]) },
+		Run: func(_ *cobra.Command, args []string) { testhost.RunInit(*set, args[0], lastPID) },
 	}
+	c.Flags().IntVar(&lastPID, "last-pid", 0, "last PID not to be used")
+	return c
 }
 
 func find(set, host string) (*testhost.Host, error) {
