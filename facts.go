@@ -49,21 +49,22 @@ type Workload struct {
 
 // Task is one process of the tree, with its threads.
 type Task struct {
-	PID     int    `json:"pid"`  // in the host's PID namespace
-	VPID    int    `json:"vpid"` // in the workload's own
-	Parent  int    `json:"parent"`
+	PID     int    `json:"pid"`     // in the host's PID namespace
+	VPID    int    `json:"vpid"`    // in the workload's own
+	Parent  int    `json:"parent"`  // in the host's PID namespace
 	Session int    `json:"session"` // as seen in the workload's PID namespace
 	Group   int    `json:"group"`
 	Threads []int  `json:"threads"` // in the workload's PID namespace, the leader included
 	Comm    string `json:"comm"`
 }
 
-// File is a regular file that the tree has open or mapped, which a restore
-// opens by path and must find equal.
+// File is a regular file that the tree has open or mapped, a directory or a
+// named pipe that it has open, or a working directory: what a restore opens by
+// path and must find equal.
 type File struct {
 	Path    string `json:"path"`
-	Size    int64  `json:"size"`
-	Mode    uint32 `json:"mode"`
+	Size    int64  `json:"size"`               // of a regular file, else 0
+	Mode    uint32 `json:"mode"`               // st_mode, the type included
 	BuildID string `json:"build-id,omitempty"` // of a mapped ELF file, hexadecimal
 	Mapped  bool   `json:"mapped,omitempty"`
 	Written bool   `json:"written,omitempty"` // open for writing: size may change until the freeze
