@@ -16,6 +16,8 @@ type Offer struct {
 	Host      migrate.Host     `json:"host"`
 	Options   migrate.Options  `json:"options"`
 	CheckOnly bool             `json:"check-only,omitempty"` // answer, move nothing
+	Monotonic Bounds           `json:"monotonic"`            // target − source, as the source measured
+	Boottime  Bounds           `json:"boottime"`             // likewise
 	ReplyTo   string           `json:"reply-to,omitempty"`   // address of the source's agent, "" if it has none
 	CPUInfo   []byte           `json:"cpu-info,omitempty"`   // CRIU's cpuinfo image
 	Init      []byte           `json:"init,omitempty"`       // content of the workload's tiny init, if it has one

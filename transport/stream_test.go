@@ -370,7 +370,7 @@ func TestReaderGivesUp(t *testing.T) {
 
 // Every wait ends with its context, though the peer does nothing at all.
 func TestWaitsHonourContext(t *testing.T) {
-	d, a := pair(t, func(_, a *Config) { a.MaxStreams = 1 })
+	d, _ := pair(t, func(_, a *Config) { a.MaxStreams = 1 })
 	big := &Batch{Pieces: []Piece{{Kind: PieceData, Pages: 256}}, Data: make([]byte, MaxBatchData)}
 	w, err := d.OpenPages(within(t, 5*time.Second))
 	if err != nil {
