@@ -8,19 +8,14 @@
 package rootfs
 
 import (
-	"bytes"
-	"debug/elf"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 
 	"migrate"
+	"migrate/internal/buildid"
 )
 
 // Codes of what [Compare] finds.
@@ -122,57 +117,7 @@ func Describe(path string) (migrate.File, error) {
 	f := migrate.File{Path: path, Mode: st.Mode}
 	if st.Mode&syscall.S_IFMT == syscall.S_IFREG {
 		f.Size = st.Size
-		f.BuildID = buildID(path)
+		f.BuildID = buildid.Of(path)
 	}
 	return f, nil
-}
-
-const (
-	noteBuildID = 3       // NT_GNU_BUILD_ID
-	maxNotes    = 1 << 20 // far above any real note segment
-)
-
-// buildID returns the build ID of an ELF file in hexadecimal, or "".
-func buildID(path string) string {
-	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return ""
-	}
-	defer r.Close()
-	f, err := elf.NewFile(r)
-	if err != nil {
-		return ""
-	}
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_NOTE || p.Filesz > maxNotes {
-			continue
-		}
-		notes, err := io.ReadAll(p.Open())
-		if err != nil {
-			continue
-		}
-		if id := findBuildID(notes, f.ByteOrder); id != nil {
-			return hex.EncodeToString(id)
-		}
-	}
-	return ""
-}
-
-// findBuildID walks notes: three words (length of the name, length of the
-// value, type), then name and value, each padded to four bytes (elf(5)).
-func findBuildID(b []byte, order binary.ByteOrder) []byte {
-	for len(b) >= 12 {
-		name, value, kind := uint64(order.Uint32(b)), uint64(order.Uint32(b[4:])), order.Uint32(b[8:])
-		b = b[12:]
-		at := (name + 3) &^ 3
-		end := at + value
-		if end > uint64(len(b)) {
-			return nil
-		}
-		if kind == noteBuildID && bytes.Equal(b[:name], []byte("GNU\x00")) {
-			return b[at:end]
-		}
-		b = b[min(uint64(len(b)), (end+3)&^3):]
-	}
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"migrate/internal/buildid"
 	"migrate/workload/proc"
 )
 
@@ -155,7 +156,7 @@ func readMaps(pid int) ([]Mapping, error) {
 		if found, err := readFile(fmt.Sprintf("/proc/%d/map_files/%s", pid, span)); err == nil {
 			m.FileFacts = found
 			if m.Mode&unix.S_IFMT == unix.S_IFREG && m.Named {
-				m.BuildID = buildID(m.Path)
+				m.BuildID = buildid.Of(m.Path)
 			}
 		}
 		list = append(list, m)

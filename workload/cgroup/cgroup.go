@@ -122,16 +122,13 @@ func place(dir string, pid int) error {
 // order. A process outside the caller's PID namespace is left out.
 func (g *Group) Procs() ([]int, error) {
 	var pids []int
-	err := filepath.WalkDir(g.dir, func(dir string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return ignoreGone(err)
-		}
+	err := g.each(func(dir string) error {
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if errors.Is(err, syscall.EOPNOTSUPP) {
 			return nil // a threaded group: its processes are listed by the group above
 		}
 		if err != nil {
-			return ignoreGone(err)
+			return err
 		}
 		for _, f := range strings.Fields(string(b)) {
 			if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
@@ -145,6 +142,16 @@ func (g *Group) Procs() ([]int, error) {
 	}
 	slices.Sort(pids)
 	return slices.Compact(pids), nil
+}
+
+// each calls visit with the directory of the group and of every one below it.
+func (g *Group) each(visit func(dir string) error) error {
+	return filepath.WalkDir(g.dir, func(dir string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = visit(dir)
+		}
+		return ignoreGone(err)
+	})
 }
 
 // ignoreGone drops the error of a group below that was removed meanwhile.
@@ -175,7 +182,7 @@ func (g *Group) Kill(ctx context.Context) error {
 			}
 		}
 		if g.version == 1 {
-			return false, write(g.dir, "freezer.state", "THAWED")
+			return false, g.each(func(dir string) error { return write(dir, "freezer.state", "THAWED") })
 		}
 		return false, nil
 	})

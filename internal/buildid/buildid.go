@@ -1,4 +1,5 @@
-package workload
+// Package buildid reads the identity that a linker gave to an ELF file.
+package buildid
 
 import (
 	"bytes"
@@ -6,6 +7,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"io"
+	"os"
+	"syscall"
 )
 
 const (
@@ -13,14 +16,19 @@ const (
 	maxNotes    = 1 << 20 // far above any real note segment
 )
 
-// buildID returns the build ID of an ELF file in hexadecimal, or "" if it has
-// none or is no such file. CRIU compares it on restore (files-reg.c).
-func buildID(path string) string {
-	f, err := elf.Open(path)
+// Of returns the build ID of the regular file at path in hexadecimal, or "" if
+// it has none, is no ELF file or cannot be read. CRIU compares it on restore
+// (files-reg.c).
+func Of(path string) string {
+	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer r.Close()
+	f, err := elf.NewFile(r)
+	if err != nil {
+		return ""
+	}
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_NOTE || p.Filesz > maxNotes {
 			continue
@@ -29,16 +37,16 @@ func buildID(path string) string {
 		if err != nil {
 			continue
 		}
-		if id := findBuildID(notes, f.ByteOrder); id != nil {
+		if id := find(notes, f.ByteOrder); id != nil {
 			return hex.EncodeToString(id)
 		}
 	}
 	return ""
 }
 
-// findBuildID walks notes: three words (length of the name, length of the
-// value, type), then name and value, each padded to four bytes.
-func findBuildID(b []byte, order binary.ByteOrder) []byte {
+// find walks notes (elf(5)): three words (length of the name, length of the value,
+// type), then name and value, each padded to four bytes.
+func find(b []byte, order binary.ByteOrder) []byte {
 	for len(b) >= 12 {
 		name, value, kind := uint64(order.Uint32(b)), uint64(order.Uint32(b[4:])), order.Uint32(b[8:])
 		b = b[12:]
