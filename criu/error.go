@@ -1,8 +1,6 @@
 package criu
 
 import (
-	"fmt"
-	"strings"
 	"syscall"
 
 	"migrate"
@@ -23,15 +21,13 @@ const LogLines = 40
 
 // Error returns what failed and why, without the advice.
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.What)
-	if e.Cause != "" {
-		b.WriteString(": " + e.Cause)
+	switch {
+	case e.Cause != "":
+		return e.What + ": " + e.Cause
+	case e.Errno != 0:
+		return e.What + ": " + e.Errno.Error()
 	}
-	if e.Errno != 0 && !strings.Contains(e.Cause, e.Errno.Error()) {
-		fmt.Fprintf(&b, " (%v)", e.Errno)
-	}
-	return b.String()
+	return e.What
 }
 
 // Unwrap returns CRIU's errno, so that errors.Is(err, syscall.EEXIST) finds a
