@@ -1,0 +1,195 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"migrate"
+	"migrate/criu"
+	"migrate/workload"
+	"migrate/workload/cgroup"
+)
+
+// attempt is one CRIU child, and the pipes and terminals that were made for
+// what it is to restore. Each try has its own: CRIU fills the pipes.
+type attempt struct {
+	child *criu.Child
+	stdio *stdio
+	keys  []string // what each file given to CRIU stands for
+
+	ctx    context.Context // ends to call the restore off
+	cancel context.CancelCauseFunc
+
+	verdict     chan verdict // of a hold; one is taken
+	decide      sync.Once
+	letGo       bool // CRIU has reached pre-resume: the tree runs, whatever CRIU says
+	resumedAt   migrate.ClockReading
+	criuDied    chan struct{}
+	root        *exited
+	holdPID     int
+	clockReport migrate.Clock
+}
+
+// verdict is what is to become of a held tree.
+type verdict bool
+
+const (
+	resumeIt  verdict = true
+	discardIt verdict = false
+)
+
+var (
+	errDiscarded = errors.New("the restored copy was discarded")
+	errRootDied  = errors.New("the root of the restored tree died before it ran")
+	errCRIUDied  = errors.New("criu died while it held the restored tree")
+)
+
+// newAttempt makes pipes and terminals like those of w, and starts CRIU with
+// them in the group.
+func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.Group) (*attempt, error) {
+	a := &attempt{
+		stdio:   newStdio(workload.RecordDir(s.cfg.stateDir, s.cfg.name), w.LogLimit, s.log),
+		verdict: make(chan verdict, 1), criuDied: make(chan struct{}),
+	}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	files, err := a.guestFiles(w)
+	defer func() {
+		for _, f := range files {
+			if !a.isTerminal(f) {
+				f.Close()
+			}
+		}
+	}()
+	if err == nil {
+		err = s.startCRIU(a, criuPath, files, group)
+	}
+	if err != nil {
+		a.stdio.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// guestFiles makes what the restored tree gets in place of what it had.
+func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, err error) {
+	for _, p := range w.Pipes {
+		var f *os.File
+		if p.Write {
+			f, err = a.stdio.pipeOut(p.Stream)
+		} else {
+			f, err = a.stdio.pipeIn()
+		}
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	for _, t := range w.Terminals {
+		f, err := a.stdio.terminal(Size{Rows: t.Rows, Columns: t.Columns})
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	a.keys = keys(w)
+	return files, nil
+}
+
+func (a *attempt) isTerminal(f *os.File) bool {
+	return slices.ContainsFunc(a.stdio.terms, func(t *terminal) bool { return t.slave == f })
+}
+
+// keys returns CRIU's names for the workload's pipes and terminals, in the
+// order of the files that stand for them (files.c, tty.c).
+func keys(w migrate.Workload) []string {
+	var k []string
+	for _, p := range w.Pipes {
+		k = append(k, fmt.Sprintf("pipe:[%d]", p.Inode))
+	}
+	for _, t := range w.Terminals {
+		k = append(k, fmt.Sprintf("tty[%x:%x]", t.Rdev, t.Dev))
+	}
+	return k
+}
+
+// fits reports whether the attempt has all that a restore of w needs: between
+// prepare and freeze a workload may have opened or closed some.
+func (a *attempt) fits(w migrate.Workload) bool {
+	return !slices.ContainsFunc(keys(w), func(k string) bool { return !slices.Contains(a.keys, k) })
+}
+
+func (a *attempt) inherit(w migrate.Workload) []criu.InheritFD {
+	var fds []criu.InheritFD
+	for _, k := range keys(w) {
+		fds = append(fds, criu.InheritFD{Key: k, File: slices.Index(a.keys, k)})
+	}
+	return fds
+}
+
+func (s *server) startCRIU(a *attempt, path string, files []*os.File, group *cgroup.Group) error {
+	tool := criu.Tool{Path: path}
+	return s.reaper.startOther(func() (pid int, err error) {
+		if path == "" {
+			if tool, err = criu.Find(a.ctx, ""); err != nil {
+				return 0, err
+			}
+		}
+		a.child, err = tool.Start(a.ctx, criu.ChildOptions{Cgroups: group.Dirs(), Files: files, Dir: "/", Logger: s.log})
+		if err != nil {
+			return 0, err
+		}
+		go a.watchCRIU(a.child.PID())
+		return a.child.PID(), nil
+	})
+}
+
+// watchCRIU tells of the end of the child: while a hook runs nobody reads its
+// socket.
+func (a *attempt) watchCRIU(pid int) {
+	defer close(a.criuDied)
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it has ended
+	}
+	defer unix.Close(fd)
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// pronounce gives the verdict, if none was given before.
+func (a *attempt) pronounce(v verdict) {
+	a.decide.Do(func() { a.verdict <- v })
+}
+
+// awaitRoot waits until the root, which was killed, is reaped: until then its
+// number is taken.
+func (a *attempt) awaitRoot() error {
+	if a.root == nil {
+		return nil
+	}
+	select {
+	case <-a.root.done:
+		return nil
+	case <-time.After(undoTime):
+		return fmt.Errorf("process %d was killed and does not end", a.holdPID)
+	}
+}
+
+// endCRIU ends CRIU, which undoes a restore under way.
+func (s *server) endCRIU(a *attempt) error {
+	a.cancel(errDiscarded)
+	err := a.child.Close()
+	s.reaper.forget(a.child.PID())
+	return err
+}

@@ -1,0 +1,114 @@
+package supervisor
+
+import (
+	"time"
+
+	"migrate"
+	"migrate/clock"
+)
+
+// State is what a supervisor is doing.
+type State string
+
+// The states. A supervisor in one of the first four has given no word to
+// anybody and may discard what it has; from [Held] on it waits for the verdict.
+const (
+	Idle      State = "idle"      // nothing was asked of it yet
+	Prepared  State = "prepared"  // CRIU is started and waits for the images
+	Restoring State = "restoring" // CRIU restores
+	Failed    State = "failed"    // the last restore failed; nothing of the tree is left
+	Held      State = "held"      // restored; nothing of it has run
+	Running   State = "running"
+	Moved     State = "moved"     // a peer has the workload; what is here is about to be killed
+	Exited    State = "exited"    // ended, and recorded
+	Discarded State = "discarded" // a verdict, or SIGTERM, removed it before it ran
+)
+
+// Status is what a supervisor says about itself.
+type Status struct {
+	Name      string           `json:"name"`
+	State     State            `json:"state"`
+	PID       int              `json:"pid"`       // of the supervisor
+	Root      int              `json:"root"`      // of the tree, in the host's PID namespace; 0 if there is none
+	Migration migrate.ID       `json:"migration"` // the one that brought it here, or would
+	Failure   *migrate.Failure `json:"failure,omitempty"`
+	Held      *Hold            `json:"held,omitempty"`
+	Resumed   *Resumed         `json:"resumed,omitempty"`
+	Exit      *Exit            `json:"exit,omitempty"`
+	MovedTo   string           `json:"moved-to,omitempty"`
+}
+
+// RunSpec is a new capsule: a program with its own PID namespace, cgroup,
+// session and log files. It sees the host's mounts. Its standard output and
+// error go to the logs; its standard input is /dev/null unless Stdin or TTY say
+// otherwise.
+type RunSpec struct {
+	Argv     []string `json:"argv"` // Argv[0] is looked up in the PATH of Env unless it holds a slash
+	Env      []string `json:"env"`
+	Dir      string   `json:"dir"`       // working directory; default "/"
+	TTY      bool     `json:"tty"`       // on a terminal of its own
+	Rows     uint16   `json:"rows"`      // of the terminal; default 24
+	Columns  uint16   `json:"columns"`   // default 80
+	Stdin    bool     `json:"stdin"`     // a pipe that [Client.Attach] writes to. It stays open until the workload ends
+	Net      bool     `json:"net"`       // in a network namespace of its own, whose lo is up
+	Time     bool     `json:"time"`      // in a time namespace of its own
+	NoInit   bool     `json:"no-init"`   // the program itself is PID 1, not the tiny init
+	LogLimit int64    `json:"log-limit"` // bytes a log file may grow to before it becomes NAME.log.1; 0 is no limit
+}
+
+// PrepareSpec is what is known before the images are there.
+type PrepareSpec struct {
+	Name      string           `json:"name"`
+	Migration migrate.ID       `json:"migration"`
+	Workload  migrate.Workload `json:"workload"`
+	CRIU      string           `json:"criu"` // path of the binary; "" means [criu.Find]
+}
+
+// RestoreSpec is one restore.
+type RestoreSpec struct {
+	Name      string           `json:"name"`
+	Migration migrate.ID       `json:"migration"`
+	Workload  migrate.Workload `json:"workload"` // at the freeze
+	CRIU      string           `json:"criu"`     // as in [PrepareSpec], for a restore that was not prepared or is tried again
+	ImagesDir string           `json:"images-dir"`
+	WorkDir   string           `json:"work-dir"` // for CRIU's log; default ImagesDir
+	// Options have their defaults. The cgroup mode, clock and TCP policies, file
+	// locks and ghost limit matter here.
+	Options migrate.Options `json:"options"`
+	Clock   ClockSpec       `json:"clock"`
+}
+
+// ClockSpec is what the clocks of a restored tree are computed from.
+type ClockSpec struct {
+	Difference clock.Difference     `json:"difference"` // between the source's clocks and ours
+	FrozenAt   migrate.ClockReading `json:"frozen-at"`  // of the source's clocks
+	HasTimens  bool                 `json:"has-timens"` // the images hold clocks
+}
+
+// Hold describes a restored tree that waits for its verdict.
+type Hold struct {
+	PID   int                  `json:"pid"`   // of the root, in the host's PID namespace
+	At    migrate.ClockReading `json:"at"`    // of this host, when the tree was complete
+	Clock migrate.Clock        `json:"clock"` // what the tree's clocks will show
+}
+
+// Resumed describes a tree that was let run.
+type Resumed struct {
+	PID       int                  `json:"pid"`        // as in [Hold]
+	ResumedAt migrate.ClockReading `json:"resumed-at"` // of this host, when CRIU was about to let the tasks go
+	Clock     migrate.Clock        `json:"clock"`
+}
+
+// Exit is how a workload ended.
+type Exit struct {
+	Code   int       `json:"code"`             // exit status; 128 plus Signal for a signal
+	Signal int       `json:"signal,omitempty"` // that ended it
+	Time   time.Time `json:"time"`
+	Moved  bool      `json:"moved,omitempty"` // it was not an end: a peer has it
+}
+
+// Size is the size of a terminal in characters.
+type Size struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
+}
