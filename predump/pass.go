@@ -4,126 +4,179 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-
-	"golang.org/x/sys/unix"
 )
 
-// readBytes is how much is read from a process at a time.
-const readBytes = 1 << 20
+// Task is one process of the workload.
+type Task struct {
+	PID  int // in the caller's PID namespace
+	VPID int // in the workload's own
+}
 
-// Pass reads the memory of all tasks once, while they run, and gives sink what
-// table does not know yet. Tasks that end or start another program meanwhile
-// are no error: the final dump tells what there is in the end. A pass that fails
-// leaves the table unusable.
+// Sink takes the pages that changed. Addresses are of the first page; data are
+// whole pages and the Sink's only until it returns. When a call returned nil the
+// Table counts those pages as the target's; if they do not arrive, the Table must
+// not be used again.
+type Sink interface {
+	Data(ctx context.Context, im Image, addr uint64, data []byte) error
+	Zero(ctx context.Context, im Image, addr, pages uint64) error
+}
+
+// Stats counts what a Pass did with the pages.
+type Stats struct {
+	Tasks     uint64 // that were looked at
+	Pages     uint64 // read
+	Sent      uint64 // given to Sink.Data
+	Zero      uint64 // given to Sink.Zero
+	Unchanged uint64 // as they were sent before
+	Skipped   uint64 // could not be read: gone meanwhile, or guard pages
+}
+
+const (
+	batchBytes = 1 << 20
+	maxExtents = 512 // below IOV_MAX
+)
+
+// Pass reads the private memory of tasks that run, and gives sink what is not
+// as the table has it. Tasks that end or execute another program meanwhile, and
+// memory that goes, are no error; new tasks and memory are left to the next pass.
+// It reads with one thread, so as to leave processors to the workload.
 func Pass(ctx context.Context, tasks func() []Task, table *Table, sink Sink) (Stats, error) {
-	p := &pass{ctx: ctx, table: table, sink: sink, buf: make([]byte, readBytes)}
+	p := pass{table: table, sink: sink, batch: batch{data: make([]byte, batchBytes)}}
 	for _, t := range tasks() {
-		if err := p.task(t); err != nil && !gone(err) {
-			return p.stats, fmt.Errorf("memory of process %d: %w", t.PID, err)
+		if err := p.task(ctx, t, (*memory).useScan); err != nil {
+			return p.stats, fmt.Errorf("copying memory of process %d: %w", t.PID, err)
 		}
 	}
 	return p.stats, nil
 }
 
 type pass struct {
-	ctx   context.Context
 	table *Table
 	sink  Sink
-	buf   []byte
 	stats Stats
+	batch batch
 }
 
-// errSink tells an error of the sink's from the end of a process.
-type errSink struct{ error }
-
-func (e errSink) Unwrap() error { return e.error }
-
-func gone(err error) bool {
-	if errors.As(err, new(errSink)) {
-		return false
+func (p *pass) task(ctx context.Context, t Task, use func(*memory)) error {
+	m, err := openMemory(t.PID)
+	if err == nil {
+		defer m.close()
+		use(m)
+		p.stats.Tasks++
+		err = p.memory(ctx, m, Image{TaskImage, uint64(t.VPID)})
 	}
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOMEM)
+	if err != nil && gone(err) && !errors.As(err, new(ownError)) {
+		return nil
+	}
+	return err
 }
 
-func (p *pass) task(t Task) error {
-	list, err := areas(t.PID)
+// ownError is an error that does not come from the task, whatever it is: a
+// sink's connection may be gone too.
+type ownError struct{ error }
+
+func (e ownError) Unwrap() error { return e.error }
+
+func (p *pass) memory(ctx context.Context, m *memory, im Image) error {
+	mappings, err := m.mappings()
 	if err != nil {
 		return err
 	}
-	s, err := newScanner(t.PID)
-	if err != nil {
-		return err
+	p.batch.reset()
+	flush := func() error { return p.flush(ctx, m, im) }
+	for _, mapping := range mappings {
+		add := func(e extent) error { return p.batch.add(e, flush) }
+		if err := m.scan.scan(mapping, add); err != nil {
+			return err
+		}
 	}
-	defer s.close()
-	im := Image{TaskImage, uint64(t.VPID)}
-	for _, a := range list {
-		err := s.each(a, func(start, end uint64) error { return p.read(t.PID, im, start, end) })
+	return flush()
+}
+
+// flush reads the batch's pages and sends those that changed.
+func (p *pass) flush(ctx context.Context, m *memory, im Image) error {
+	for len(p.batch.extents) > 0 {
+		if err := context.Cause(ctx); err != nil {
+			return ownError{err}
+		}
+		n, err := m.read(&p.batch)
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// read copies [start, end) in pieces. A page that cannot be read any more has
-// been unmapped since, and is passed over.
-func (p *pass) read(pid int, im Image, start, end uint64) error {
-	for start < end {
-		if err := context.Cause(p.ctx); err != nil {
-			return errSink{err}
-		}
-		n, err := readMemory(pid, start, p.buf[:min(end-start, readBytes)])
-		if errors.Is(err, unix.ESRCH) {
-			return err
-		}
-		n -= n % PageSize
 		if n == 0 {
-			start += PageSize
+			p.stats.Skipped++
+			p.batch.drop(1)
 			continue
 		}
-		if err := p.compare(im, start, p.buf[:n]); err != nil {
-			return errSink{err}
+		data := p.batch.data
+		for _, e := range p.batch.drop(n) {
+			size := e.end - e.start
+			if err := p.extent(ctx, im, e.start, data[:size]); err != nil {
+				return err
+			}
+			data = data[size:]
 		}
-		start += uint64(n)
 	}
+	p.batch.reset()
 	return nil
 }
 
-func readMemory(pid int, address uint64, buf []byte) (int, error) {
-	local := []unix.Iovec{{Base: &buf[0]}}
-	local[0].SetLen(len(buf))
-	remote := []unix.RemoteIovec{{Base: uintptr(address), Len: len(buf)}}
-	return unix.ProcessVMReadv(pid, local, remote, 0)
-}
+// What becomes of a page.
+const (
+	unchanged = iota
+	changed
+	zeroed
+)
 
-// compare gives the sink runs of pages with one verdict.
-func (p *pass) compare(im Image, address uint64, data []byte) error {
-	from, last := 0, Verdict(0)
-	for at := 0; at < len(data); at += PageSize {
-		v := p.table.update(im, address+uint64(at), data[at:at+PageSize])
-		if v != last {
-			if err := p.give(last, im, address+uint64(from), data[from:at]); err != nil {
-				return err
-			}
-			from, last = at, v
+// extent compares some pages with the table and sends runs of equal fate.
+func (p *pass) extent(ctx context.Context, im Image, addr uint64, data []byte) error {
+	var hashes [batchBytes / PageSize]hash
+	p.stats.Pages += uint64(len(data)) / PageSize
+	begin, fate := uint64(0), unchanged
+	for at := uint64(0); at < uint64(len(data)); at += PageSize {
+		h, zero := p.table.content(data[at : at+PageSize])
+		hashes[at/PageSize] = h
+		now := changed
+		if p.table.known(im, (addr+at)>>pageShift) == h {
+			now = unchanged
+		} else if zero {
+			now = zeroed
 		}
+		if now == fate {
+			continue
+		}
+		if err := p.run(ctx, im, addr+begin, data[begin:at], hashes[begin/PageSize:], fate); err != nil {
+			return err
+		}
+		begin, fate = at, now
 	}
-	return p.give(last, im, address+uint64(from), data[from:])
+	return p.run(ctx, im, addr+begin, data[begin:], hashes[begin/PageSize:], fate)
 }
 
-func (p *pass) give(v Verdict, im Image, address uint64, data []byte) error {
-	pages := uint64(len(data) / PageSize)
-	p.stats.Pages += pages
-	switch v {
-	case Send:
-		p.stats.Sent += pages
-		return p.sink.Data(p.ctx, im, address, data)
-	case Zero:
-		p.stats.Zero += pages
-		return p.sink.Zero(p.ctx, im, address, pages)
-	case Have:
+// run sends pages of one fate and then remembers them.
+func (p *pass) run(ctx context.Context, im Image, addr uint64, data []byte, hashes []hash, fate int) error {
+	pages := uint64(len(data)) / PageSize
+	if pages == 0 {
+		return nil
+	}
+	var err error
+	switch fate {
+	case unchanged:
 		p.stats.Unchanged += pages
+		return nil
+	case changed:
+		p.stats.Sent += pages
+		err = p.sink.Data(ctx, im, addr, data)
+	case zeroed:
+		p.stats.Zero += pages
+		err = p.sink.Zero(ctx, im, addr, pages)
+	}
+	if err != nil {
+		return ownError{err}
+	}
+	for i := range pages {
+		page := addr>>pageShift + i
+		p.table.make(im, page).set(page, hashes[i])
 	}
 	return nil
 }

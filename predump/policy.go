@@ -2,42 +2,67 @@ package predump
 
 import (
 	"cmp"
+	"time"
 
 	"migrate"
 )
 
-// Decision is what to do after a round.
+// Decision is what to do after a pass.
 type Decision uint8
 
 // The decisions.
 const (
-	Again  Decision = 1 // another round
-	Freeze Decision = 2 // stop-and-copy
+	Again  Decision = 1 // make another pass
+	Freeze Decision = 2 // freeze the workload and send the rest
 )
 
-// PolicyOptions are the limits of pre-copy.
-type PolicyOptions struct {
-	MaxRounds int    // default 4
-	Few       uint64 // changed pages that are not worth another round; default 1024 (4 MiB)
+// String returns the decision's name.
+func (d Decision) String() string {
+	switch d {
+	case Again:
+		return "again"
+	case Freeze:
+		return "freeze"
+	}
+	return "invalid"
 }
 
-// Next decides after each round, from nothing but the rounds so far. The first
-// sends everything, so a second always pays: it leaves to the freeze what
-// changes during a short pass instead of a long one. From then on another round
-// pays while fewer pages change from one to the next.
+// PolicyOptions are the limits of pre-copy. The zero value is usable.
+type PolicyOptions struct {
+	MaxRounds int           // passes at most; 0 means 3
+	MinGain   time.Duration // by which a further pass must be expected to shorten the freeze; 0 means 10 ms
+}
+
+// Next decides whether another pass is expected to pay. It looks at nothing
+// but its arguments; rounds are the passes made so far.
+//
+// A pass takes read + send × pages sent, both known from the last two passes.
+// What changes during it is what the freeze would have to send now. With
+// another pass that is sent while the workload runs, and the freeze has to send
+// what changes during that pass instead: less, if it is shorter.
 func Next(rounds []migrate.Round, o PolicyOptions) Decision {
 	n := len(rounds)
-	switch {
-	case n >= cmp.Or(o.MaxRounds, 4):
+	if n >= cmp.Or(o.MaxRounds, 3) {
 		return Freeze
-	case n < 2:
+	}
+	if n < 2 {
+		return Again // one pass says nothing about how fast memory changes
+	}
+	if gain(rounds[n-2], rounds[n-1]) >= cmp.Or(o.MinGain, 10*time.Millisecond) {
 		return Again
 	}
-	changed, before := changed(rounds[n-1]), changed(rounds[n-2])
-	if changed <= cmp.Or(o.Few, 1024) || 4*changed > 3*before {
-		return Freeze
-	}
-	return Again
+	return Freeze
 }
 
-func changed(r migrate.Round) uint64 { return r.Sent + r.Zero }
+// gain returns by how much another pass is expected to shorten the freeze.
+func gain(before, last migrate.Round) time.Duration {
+	if last.Sent >= before.Sent || last.Duration <= 0 || before.Duration <= 0 {
+		return 0 // as much changes as is sent
+	}
+	long, short := float64(before.Duration), float64(last.Duration)
+	send := max(0, long-short) / float64(before.Sent-last.Sent) // ns per page
+	read := max(0, short-send*float64(last.Sent))
+	rest := min(float64(last.Sent), float64(last.Sent)*short/long) // changed during the last pass
+	restAfter := rest * min(1, (read+send*rest)/short)
+	return time.Duration(send * (rest - restAfter))
+}

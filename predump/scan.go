@@ -11,124 +11,162 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PAGEMAP_SCAN and its categories (linux/fs.h, Linux 6.7).
+// A scanner finds the pages of a mapping that hold something of the process's
+// own: present or swapped out, not the file's and not the shared page of zeros.
+type scanner interface {
+	scan(m extent, found func(extent) error) error
+}
+
+// PAGEMAP_SCAN, Linux 6.7 (include/uapi/linux/fs.h).
 const (
-	pagemapScan     = 0xc0606610
-	pagePresent     = 1 << 3
-	pageSwapped     = 1 << 4
-	pageFile        = 1 << 2
-	pagePFNZero     = 1 << 5
-	regionsPerScan  = 512
-	pagemapPresent  = 1 << 63
-	pagemapSwapped  = 1 << 62
-	pagemapFile     = 1 << 61
-	pagemapPerRead  = 4096
-	pagemapEntryLen = 8
+	pagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
+
+	pageIsFile    = 1 << 2
+	pageIsPresent = 1 << 3
+	pageIsSwapped = 1 << 4
+	pageIsPFNZero = 1 << 5
 )
 
-// scanArg is struct pm_scan_arg.
-type scanArg struct {
-	size, flags, start, end, walkEnd, vec, vecLen, maxPages uint64
-	inverted, mask, anyOf, ret                              uint64
+// pmScanArg is struct pm_scan_arg.
+type pmScanArg struct {
+	size, flags      uint64
+	start, end       uint64
+	walkEnd          uint64
+	vec, vecLen      uint64
+	maxPages         uint64
+	categoryInverted uint64
+	categoryMask     uint64
+	categoryAnyof    uint64
+	returnMask       uint64
 }
 
-// region is struct page_region.
-type region struct{ start, end, categories uint64 }
+// pageRegion is struct page_region.
+type pageRegion struct{ start, end, categories uint64 }
 
-// A scanner finds the pages of one process that exist and are its own. Reserved
-// address space that was never touched costs it nothing.
-type scanner struct {
+const (
+	// scanRegions and scanPages end a call, and with it the time for which it
+	// holds the process's mmap lock, well under a millisecond.
+	scanRegions = 512
+	scanPages   = 16384
+)
+
+// ioctlScanner asks the kernel for the pages. Holes cost nothing.
+type ioctlScanner struct {
 	pagemap *os.File
-	regions [regionsPerScan]region
-	old     bool // no PAGEMAP_SCAN: read the entries
+	vec     []pageRegion
 }
 
-func newScanner(pid int) (*scanner, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
-	if err != nil {
-		return nil, err
-	}
-	return &scanner{pagemap: f}, nil
+// supported asks for an empty range.
+func (s *ioctlScanner) supported() bool {
+	_, _, err := s.call(extent{})
+	return err == nil
 }
 
-func (s *scanner) close() { s.pagemap.Close() }
-
-// each calls f for every run of present anonymous pages in a.
-func (s *scanner) each(a area, f func(start, end uint64) error) error {
-	if s.old {
-		return s.eachEntry(a, f)
-	}
-	for at := a.start; at < a.end; {
-		n, walked, err := s.scan(at, a.end)
-		if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-			s.old = true
-			return s.eachEntry(area{at, a.end}, f)
-		}
+func (s *ioctlScanner) scan(m extent, found func(extent) error) error {
+	for m.start < m.end {
+		regions, next, err := s.call(m)
 		if err != nil {
-			return err
+			return fmt.Errorf("scanning pagemap: %w", err)
 		}
-		for _, r := range s.regions[:n] {
-			if err := f(r.start, r.end); err != nil {
+		for _, r := range regions {
+			if err := found(extent{r.start, r.end}); err != nil {
 				return err
 			}
 		}
-		if walked <= at {
-			return nil
+		if next <= m.start {
+			return nil // nothing was walked: the mapping is gone
 		}
-		at = walked
+		m.start = next
 	}
 	return nil
 }
 
-func (s *scanner) scan(start, end uint64) (n int, walked uint64, err error) {
-	arg := scanArg{
-		start: start, end: end, vec: uint64(uintptr(unsafe.Pointer(&s.regions[0]))), vecLen: regionsPerScan,
-		inverted: pageFile | pagePFNZero, mask: pageFile | pagePFNZero,
-		anyOf: pagePresent | pageSwapped, ret: pagePresent | pageSwapped,
+// call returns the pages in the first part of m, and where the rest begins.
+func (s *ioctlScanner) call(m extent) ([]pageRegion, uint64, error) {
+	if s.vec == nil {
+		s.vec = make([]pageRegion, scanRegions)
+	}
+	arg := pmScanArg{
+		start: m.start, end: m.end,
+		vec: uint64(uintptr(unsafe.Pointer(&s.vec[0]))), vecLen: scanRegions,
+		maxPages:         scanPages,
+		categoryInverted: pageIsFile | pageIsPFNZero,
+		categoryMask:     pageIsFile | pageIsPFNZero,
+		categoryAnyof:    pageIsPresent | pageIsSwapped,
+		returnMask:       pageIsPresent,
 	}
 	arg.size = uint64(unsafe.Sizeof(arg))
-	r, _, errno := unix.Syscall(unix.SYS_IOCTL, s.pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, s.pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
 	runtime.KeepAlive(s)
 	if errno != 0 {
-		return 0, 0, errno
+		return nil, 0, errno
 	}
-	return int(r), arg.walkEnd, nil
+	return s.vec[:n], arg.walkEnd, nil
 }
 
-// eachEntry does the same on kernels before 6.7, from the entries of
-// proc_pid_pagemap(5).
-func (s *scanner) eachEntry(a area, f func(start, end uint64) error) error {
-	buf := make([]byte, pagemapPerRead*pagemapEntryLen)
-	var run area
-	for at := a.start; at < a.end; {
-		want := min((a.end-at)/PageSize, pagemapPerRead) * pagemapEntryLen
-		n, err := s.pagemap.ReadAt(buf[:want], int64(at/PageSize*pagemapEntryLen))
-		if n < pagemapEntryLen {
+// Entries of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+const (
+	entrySize    = 8
+	entryFile    = 1 << 61
+	entrySwapped = 1 << 62
+	entryPresent = 1 << 63
+)
+
+// entryScanner reads one entry per page, holes included.
+type entryScanner struct {
+	pagemap *os.File
+	buf     []byte
+}
+
+func (s *entryScanner) scan(m extent, found func(extent) error) error {
+	if s.buf == nil {
+		s.buf = make([]byte, entrySize*scanPages)
+	}
+	for m.start < m.end {
+		want := min((m.end-m.start)/PageSize, scanPages) * entrySize
+		n, err := s.pagemap.ReadAt(s.buf[:want], int64(m.start/PageSize*entrySize))
+		n -= n % entrySize
+		if n == 0 {
+			return vanished(err)
+		}
+		if err := s.entries(m.start, s.buf[:n], found); err != nil {
 			return err
 		}
-		for b := buf[:n-n%pagemapEntryLen]; len(b) > 0; b, at = b[pagemapEntryLen:], at+PageSize {
-			if !own(binary.NativeEndian.Uint64(b)) {
-				continue
-			}
-			if run.end != at {
-				if err := give(run, f); err != nil {
-					return err
-				}
-				run.start = at
-			}
-			run.end = at + PageSize
-		}
+		m.start += uint64(n) / entrySize * PageSize
 	}
-	return give(run, f)
+	return nil
 }
 
-func own(entry uint64) bool {
-	return entry&(pagemapPresent|pagemapSwapped) != 0 && entry&pagemapFile == 0
+// vanished tells the end of a pagemap, which is not an error, from one.
+func vanished(err error) error {
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		return fmt.Errorf("reading pagemap: %w", err)
+	}
+	return nil
 }
 
-func give(run area, f func(start, end uint64) error) error {
-	if run.end == 0 {
+// entries reports the pages among some entries, neighbours as one extent.
+func (s *entryScanner) entries(addr uint64, b []byte, found func(extent) error) error {
+	var open extent
+	for ; len(b) > 0; b, addr = b[entrySize:], addr+PageSize {
+		e := binary.NativeEndian.Uint64(b)
+		own := e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0
+		if own && open.end == addr && open.start != open.end {
+			open.end += PageSize
+			continue
+		}
+		if !own {
+			continue
+		}
+		if open.start != open.end {
+			if err := found(open); err != nil {
+				return err
+			}
+		}
+		open = extent{addr, addr + PageSize}
+	}
+	if open.start == open.end {
 		return nil
 	}
-	return f(run.start, run.end)
+	return found(open)
 }

@@ -2,101 +2,174 @@ package predump
 
 import (
 	"bytes"
-	"math/rand/v2"
+	"crypto/rand"
+	"encoding/binary"
+	"maps"
+	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/xxh3"
 )
 
-// Verdict says what must be sent of a page.
-type Verdict uint8
-
-// The verdicts.
-const (
-	Send Verdict = 1 // its content
-	Have Verdict = 2 // nothing: the peer has it
-	Zero Verdict = 3 // that it is all zero
-)
-
-// A Table remembers what the peer has of every page: 16 bytes for each, in
-// pieces of 2 MiB of address space. [Pass] writes it; only when no pass is
-// under way may it be read, then by any number of goroutines.
-type Table struct {
-	seed  uint64
-	zero  xxh3.Uint128
-	tasks map[Image]map[uint64]*chunk
+// Image is the address space that a page belongs to, named as on CRIU's
+// page-server wire.
+type Image struct {
+	Type uint8  // TaskImage is the only one that a Pass makes
+	ID   uint64 // the task's PID in the workload's own PID namespace
 }
 
-const chunkPages = 512
+// TaskImage is the type of a task's private memory (criu/page-xfer.c, PS_TYPE_PID).
+const TaskImage uint8 = 1
 
-// A chunk holds the hashes of 2 MiB; the zero value says "not sent".
-type chunk [chunkPages]xxh3.Uint128
+// PageSize is the unit in which memory is compared and sent, in bytes.
+const (
+	PageSize  = 1 << pageShift
+	pageShift = 12
+)
 
 var zeroPage [PageSize]byte
 
-// NewTable returns a table that knows of no page.
+// Table remembers a hash of the newest content sent of every page. It is safe
+// for concurrent use, and readers never wait: the final dump is compared while
+// the workload is frozen. The nil Table remembers nothing.
+//
+// It is a radix tree, like a page table: 16 bytes for each page of a block that
+// has any, and less than one byte more where memory is dense.
+type Table struct {
+	seed   uint64
+	zero   hash // of a page of zeros
+	mu     sync.Mutex
+	images atomic.Pointer[map[Image]*space] // replaced under mu, never changed
+}
+
+// NewTable returns an empty table with a random seed.
 func NewTable() *Table {
-	t := &Table{seed: rand.Uint64(), tasks: map[Image]map[uint64]*chunk{}}
+	var b [8]byte
+	rand.Read(b[:]) // never fails (Go 1.24)
+	t := &Table{seed: binary.NativeEndian.Uint64(b[:])}
 	t.zero = t.hash(zeroPage[:])
+	t.images.Store(&map[Image]*space{})
 	return t
 }
 
-func (t *Table) hash(page []byte) xxh3.Uint128 { return xxh3.Hash128Seed(page, t.seed) }
+// hash is a page's hash; zero stands for a page that is not known.
+type hash struct{ lo, hi uint64 }
 
-// Classify says what must be sent of one page. On a nil table, which knows of
-// nothing, everything that is not zero must be.
-func (t *Table) Classify(im Image, address uint64, page []byte) Verdict {
-	zero := bytes.Equal(page, zeroPage[:])
-	if t == nil {
-		if zero {
-			return Zero
-		}
-		return Send
+func (t *Table) hash(page []byte) hash {
+	h := xxh3.Hash128Seed(page, t.seed)
+	if h.Lo == 0 {
+		h.Lo = 1
 	}
-	known := t.lookup(im, address)
-	switch {
-	case zero && known == t.zero:
-		return Have
-	case zero:
-		return Zero
-	case known != (xxh3.Uint128{}) && known == t.hash(page):
-		return Have
-	}
-	return Send
+	return hash{h.Lo, h.Hi}
 }
 
-func (t *Table) lookup(im Image, address uint64) xxh3.Uint128 {
-	page := address / PageSize
-	if c := t.tasks[im][page/chunkPages]; c != nil {
-		return c[page%chunkPages]
+// content returns the hash of a page and whether it is all zeros.
+func (t *Table) content(page []byte) (h hash, zero bool) {
+	if isZero(page) {
+		return t.zero, true
 	}
-	return xxh3.Uint128{}
+	return t.hash(page), false
 }
 
-// update classifies a page and remembers that the peer is about to have it.
-func (t *Table) update(im Image, address uint64, data []byte) Verdict {
-	sum := t.hash(data)
-	slot := t.slot(im, address)
-	if *slot == sum {
-		return Have
-	}
-	*slot = sum
-	if sum == t.zero && bytes.Equal(data, zeroPage[:]) {
-		return Zero
-	}
-	return Send
+// isZero looks at the first word on its own: it settles nearly every page.
+func isZero(page []byte) bool {
+	return binary.NativeEndian.Uint64(page) == 0 && bytes.Equal(page, zeroPage[:])
 }
 
-func (t *Table) slot(im Image, address uint64) *xxh3.Uint128 {
-	chunks := t.tasks[im]
-	if chunks == nil {
-		chunks = map[uint64]*chunk{}
-		t.tasks[im] = chunks
+const (
+	blockBits = 6 // pages in a block
+	levelBits = 9 // pointers in each level above it
+)
+
+// A space holds the hashes of one image. Addresses above the levels, 64 GiB
+// apart with pages of 4 KiB, are few enough for a map.
+type space struct {
+	mu  sync.Mutex
+	top atomic.Pointer[map[uint64]*level[level[block]]] // replaced under mu, never changed
+}
+
+type level[T any] [1 << levelBits]atomic.Pointer[T]
+
+// A block's words are atomic each for itself. A reader that meets a writer at
+// the same page may see half of a hash, which is equal to no page's.
+type block [1 << blockBits]struct{ lo, hi atomic.Uint64 }
+
+// find returns the block of a page, or nil.
+func (t *Table) find(im Image, page uint64) *block {
+	s := (*t.images.Load())[im]
+	if s == nil {
+		return nil
 	}
-	page := address / PageSize
-	c := chunks[page/chunkPages]
-	if c == nil {
-		c = new(chunk)
-		chunks[page/chunkPages] = c
+	outer := (*s.top.Load())[page>>(blockBits+2*levelBits)]
+	if outer == nil {
+		return nil
 	}
-	return &c[page%chunkPages]
+	inner := outer.slot(page >> (blockBits + levelBits)).Load()
+	if inner == nil {
+		return nil
+	}
+	return inner.slot(page >> blockBits).Load()
+}
+
+// make returns the block of a page, which it makes if need be.
+func (t *Table) make(im Image, page uint64) *block {
+	if b := t.find(im, page); b != nil {
+		return b
+	}
+	s := obtain(&t.mu, &t.images, im, newSpace)
+	outer := obtain(&s.mu, &s.top, page>>(blockBits+2*levelBits), newZero[level[level[block]]])
+	inner := obtainAt(outer.slot(page >> (blockBits + levelBits)))
+	return obtainAt(inner.slot(page >> blockBits))
+}
+
+func newSpace() *space {
+	s := new(space)
+	s.top.Store(&map[uint64]*level[level[block]]{})
+	return s
+}
+
+func newZero[T any]() *T { return new(T) }
+
+func (l *level[T]) slot(i uint64) *atomic.Pointer[T] { return &l[i%(1<<levelBits)] }
+
+// obtain returns what m has for k. To add it, the map is replaced by a larger
+// copy, so that readers need no lock.
+func obtain[K comparable, V any](mu *sync.Mutex, m *atomic.Pointer[map[K]*V], k K, create func() *V) *V {
+	mu.Lock()
+	defer mu.Unlock()
+	old := *m.Load()
+	if v := old[k]; v != nil {
+		return v
+	}
+	larger := maps.Clone(old)
+	larger[k] = create()
+	m.Store(&larger)
+	return larger[k]
+}
+
+func obtainAt[T any](p *atomic.Pointer[T]) *T {
+	if v := p.Load(); v != nil {
+		return v
+	}
+	p.CompareAndSwap(nil, new(T))
+	return p.Load()
+}
+
+func (b *block) get(page uint64) hash {
+	e := &b[page%(1<<blockBits)]
+	return hash{e.lo.Load(), e.hi.Load()}
+}
+
+func (b *block) set(page uint64, h hash) {
+	e := &b[page%(1<<blockBits)]
+	e.lo.Store(h.lo)
+	e.hi.Store(h.hi)
+}
+
+// known returns the hash of what was sent of a page, zero if nothing was.
+func (t *Table) known(im Image, page uint64) hash {
+	if b := t.find(im, page); b != nil {
+		return b.get(page)
+	}
+	return hash{}
 }
