@@ -57,7 +57,6 @@ type Options struct {
 	CommitTimeout     time.Duration `json:"commit-timeout"`      // how long to ask a silent target before saying "in doubt"; default 30 s
 	GhostLimit        uint32        `json:"ghost-limit"`         // largest deleted file carried along, bytes; default 64 MiB
 	FileLocks         bool          `json:"file-locks"`          // carry file locks
-	Verify            bool          `json:"verify"`              // compare what the target holds with the frozen memory
 }
 
 // WithDefaults returns o with every unset field at its default.

@@ -69,14 +69,15 @@ func (p Phase) Over() bool { return p == Done || p == RolledBack }
 
 // next lists every legal step. Anything absent is a bug in the caller.
 //
-// Commit to RolledBack is legal only when the target has journaled that it
+// Prepare and PreCopy go to Restore on a target, which takes no part in the
+// freeze. Commit to RolledBack is legal only when the target has journaled that it
 // never ran its copy and never will (its store was lost before it could), so
 // that running the source again cannot make two.
 var next = map[Phase][]Phase{
 	Connect:     {Preflight, RolledBack},
 	Preflight:   {Prepare, RolledBack},
-	Prepare:     {PreCopy, Freeze, RolledBack},
-	PreCopy:     {PreCopy, Freeze, RolledBack},
+	Prepare:     {PreCopy, Freeze, Restore, RolledBack},
+	PreCopy:     {PreCopy, Freeze, Restore, RolledBack},
 	Freeze:      {StopAndCopy, RolledBack},
 	StopAndCopy: {Restore, RolledBack},
 	Restore:     {Held, Commit, RolledBack},

@@ -1,0 +1,87 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"migrate"
+	"migrate/transport"
+)
+
+// DefaultPort is the agents' UDP port.
+const DefaultPort = "7420"
+
+// Address completes HOST or HOST:PORT.
+func Address(target string) string {
+	if _, _, err := net.SplitHostPort(target); err == nil {
+		return target
+	}
+	return net.JoinHostPort(target, DefaultPort)
+}
+
+func (v *move) connect(ctx context.Context) error {
+	v.enter(migrate.Connect)
+	var err error
+	if v.session, err = v.dial(ctx, Address(v.target)); err != nil {
+		return err
+	}
+	v.session.SetBandwidth(v.opts.Bandwidth)
+	v.events.watch(v.session.BytesSent)
+	v.inbox = receive(ctx, v.session, v.cancel)
+	return v.compareClocks(ctx)
+}
+
+func (m *Mover) dial(ctx context.Context, address string) (*transport.Session, error) {
+	return transport.Dial(ctx, address, "", transport.Config{
+		Identity: m.cfg.Identity, IdleTimeout: m.cfg.IdleTimeout, Logger: m.log,
+	})
+}
+
+// An inbox reads the control stream for the whole life of a session, so that
+// an Abort is seen while the move is busy elsewhere.
+type inbox struct {
+	messages chan transport.Message
+	err      error // valid once messages is closed
+}
+
+func receive(ctx context.Context, s *transport.Session, cancel context.CancelCauseFunc) *inbox {
+	in := &inbox{messages: make(chan transport.Message, 16)}
+	ctx = context.WithoutCancel(ctx) // the answer to a commit is read whatever happens; closing the session ends it
+	go func() {
+		defer close(in.messages)
+		for {
+			m, err := s.Receive(ctx)
+			if err != nil {
+				in.err = err
+				cancel(fmt.Errorf("connection to the target: %w", err))
+				return
+			}
+			in.messages <- m
+			if a, ok := m.(*transport.Abort); ok {
+				cancel(&peerAbort{a.Failure})
+			}
+		}
+	}()
+	return in
+}
+
+// expect returns the next message, which must be a T.
+func expect[T transport.Message](ctx context.Context, in *inbox) (T, error) {
+	var want T
+	select {
+	case m, ok := <-in.messages:
+		if !ok {
+			return want, fmt.Errorf("connection to the target: %w", in.err)
+		}
+		if got, ok := m.(T); ok {
+			return got, nil
+		}
+		if a, ok := m.(*transport.Abort); ok {
+			return want, &peerAbort{a.Failure}
+		}
+		return want, fmt.Errorf("the target sent %T where %T was due", m, want)
+	case <-ctx.Done():
+		return want, context.Cause(ctx)
+	}
+}

@@ -1,0 +1,63 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"migrate"
+	"migrate/transport"
+)
+
+// Cancelled is the cause to cancel a move's context with on an operator's wish.
+var Cancelled = errors.New("cancelled")
+
+var (
+	errTimeout       = errors.New("the move took longer than --timeout allows")
+	errFreezeTimeout = errors.New("the workload was frozen longer than --freeze-timeout allows")
+)
+
+// blocked is preflight's no.
+type blocked struct{ check migrate.Check }
+
+func (b *blocked) Error() string {
+	if len(b.check.Blockers) == 1 {
+		return b.check.Blockers[0].What
+	}
+	return fmt.Sprintf("%d things are in the way", len(b.check.Blockers))
+}
+
+// peerAbort is the target's reason for giving up.
+type peerAbort struct{ failure migrate.Failure }
+
+func (p *peerAbort) Error() string { return "the target gave up: " + p.failure.What }
+
+func (p *peerAbort) Failure() migrate.Failure { return p.failure }
+
+// Failure puts err into three lines: what failed, why, what to do.
+func Failure(err error) migrate.Failure {
+	var own interface{ Failure() migrate.Failure }
+	switch {
+	case errors.Is(err, Cancelled), errors.Is(err, context.Canceled):
+		return migrate.Failure{What: "the move was cancelled", Advice: "the workload runs on here; move it again when you like"}
+	case errors.Is(err, errTimeout):
+		return migrate.Failure{What: errTimeout.Error(), Advice: "allow more with --timeout, or raise --bandwidth"}
+	case errors.Is(err, errFreezeTimeout):
+		return migrate.Failure{What: errFreezeTimeout.Error(), Advice: "allow more with --freeze-timeout, or move when the workload writes less"}
+	case errors.As(err, &own):
+		return own.Failure()
+	}
+	return transport.Failure(err)
+}
+
+// statusOf tells how a move that failed with err before the commit point ended.
+func statusOf(err error) migrate.Status {
+	var b *blocked
+	switch {
+	case errors.As(err, &b):
+		return migrate.StatusBlocked
+	case errors.Is(err, Cancelled), errors.Is(err, context.Canceled):
+		return migrate.StatusCancelled
+	}
+	return migrate.StatusFailed
+}

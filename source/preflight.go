@@ -1,0 +1,187 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"migrate"
+	"migrate/criu"
+	"migrate/internal/hostinfo"
+	"migrate/journal"
+	"migrate/predump"
+	"migrate/supervisor"
+	"migrate/transport"
+	"migrate/workload"
+)
+
+// preflight compares both hosts and stops at any blocker.
+func (v *move) preflight(ctx context.Context) error {
+	v.enter(migrate.Preflight)
+	check, err := v.compare(ctx, false)
+	if err != nil {
+		return err
+	}
+	for _, w := range check.Warnings {
+		v.events.send(migrate.Event{Type: "warning", Warning: &w})
+	}
+	if len(check.Blockers) > 0 {
+		return &blocked{check}
+	}
+	if err := v.openJournal(); err != nil {
+		return err
+	}
+	v.control, err = v.listen()
+	return err
+}
+
+// compare describes the workload and this host to the target, and joins both
+// sides' findings.
+func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
+	findings, err := v.inspect(ctx)
+	if err != nil {
+		return migrate.Check{}, err
+	}
+	offer, err := v.offer(ctx, only)
+	if err != nil {
+		return migrate.Check{}, err
+	}
+	if err := v.session.Send(ctx, offer); err != nil {
+		return migrate.Check{}, err
+	}
+	answer, err := expect[*transport.Answer](ctx, v.inbox)
+	if err != nil {
+		return migrate.Check{}, err
+	}
+	check := answer.Check
+	check.Source = offer.Host
+	check.Blockers = append(append(findings, v.local()...), check.Blockers...)
+	v.peer = check.Target
+	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
+	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
+	v.report.Warnings = append(v.report.Warnings, check.Warnings...)
+	v.report.MemoryBytes = v.facts.MemoryBytes
+	v.report.Tracker, v.report.TrackerWhy = predump.Choose(v.opts.Tracker, offer.Host.SoftDirty)
+	return check, nil
+}
+
+// inspect finds the tree and reads its facts.
+func (v *move) inspect(ctx context.Context) ([]migrate.Finding, error) {
+	root, record, err := v.resolve(v.ref)
+	if err != nil {
+		return nil, err
+	}
+	v.root = root
+	facts, findings, err := workload.Inspect(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	facts.Kind, facts.Name = string(v.ref.Kind), v.ref.Name()
+	if record != nil {
+		facts.Kind, facts.Name = string(record.Kind), record.Name
+		facts.Command, facts.Dir, facts.Init, facts.LogLimit = record.Command, record.Dir, record.Init, record.LogLimit
+		v.super, err = supervisor.Connect(v.cfg.RunDir, record.Name)
+		if err != nil {
+			v.log.Warn("the workload's supervisor does not answer", "cause", err)
+		}
+	}
+	v.facts = facts
+	return findings, nil
+}
+
+// offer gathers what the target's preflight needs.
+func (v *move) offer(ctx context.Context, only bool) (*transport.Offer, error) {
+	var err error
+	if v.tool, err = criu.Find(ctx, v.cfg.CRIU); err != nil {
+		return nil, err
+	}
+	o := &transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
+		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
+	if o.Host, err = hostinfo.Describe(ctx, v.tool, nil, ""); err != nil {
+		return nil, err
+	}
+	if o.CPUInfo, err = v.tool.DumpCPU(ctx); err != nil {
+		return nil, err
+	}
+	if v.facts.Init != "" {
+		if o.Init, err = os.ReadFile(v.facts.Init); err != nil {
+			return nil, fmt.Errorf("the workload's init: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// local finds what only this host can know to be in the way.
+func (v *move) local() []migrate.Finding {
+	var out []migrate.Finding
+	if v.opts.TCP == migrate.TCPRefuse && len(v.facts.Connections) > 0 {
+		out = append(out, migrate.Finding{
+			Code:   "tcp-established",
+			What:   fmt.Sprintf("%d TCP connections are established, the first is %s", len(v.facts.Connections), v.facts.Connections[0]),
+			Advice: "close them, or let the move close them with --tcp close",
+		})
+	}
+	return out
+}
+
+// openJournal begins the record. A workload has at most one move at a time.
+func (v *move) openJournal() error {
+	records, err := v.journal.List()
+	if err != nil {
+		v.log.Warn("journal", "cause", err)
+	}
+	for _, r := range records {
+		if r.Side == migrate.Source && r.RootPID == v.root && !r.Phase.Over() {
+			return &busy{r}
+		}
+	}
+	root, err := workload.Identify(v.root)
+	if err != nil {
+		return err
+	}
+	v.entry, err = v.journal.Begin(journal.Record{
+		ID: v.id, Side: migrate.Source, Phase: migrate.Connect,
+		Name: v.facts.Name, Workload: v.ref.String(), Peer: Address(v.target), PeerName: v.session.Peer(),
+		ReplyTo: v.cfg.ReplyTo, RootPID: v.root, RootStart: root.Start,
+		Started: v.report.Started, Updated: time.Now(), Status: migrate.StatusActive, Options: v.opts,
+	})
+	if err != nil {
+		return err
+	}
+	return v.step(migrate.Preflight, nil)
+}
+
+// busy is an unfinished earlier move of the same tree.
+type busy struct{ record journal.Record }
+
+func (b *busy) Error() string {
+	return fmt.Sprintf("migration %s of %s is not over (%s)", b.record.ID, b.record.Workload, b.record.Phase)
+}
+
+func (b *busy) Failure() migrate.Failure {
+	return migrate.Failure{
+		What:   b.Error(),
+		Advice: fmt.Sprintf("wait for it, stop it with \"migrate cancel %s\", or clear up behind a dead one with \"migrate recover %s\"", b.record.ID, b.record.ID),
+	}
+}
+
+// record writes the end of the move into its journal record.
+func (v *move) record(err error) {
+	if v.entry == nil {
+		return
+	}
+	change := func(r *journal.Record) {
+		r.Status, r.Report, r.Reason = v.report.Status, v.report, v.report.Error
+	}
+	var jerr error
+	if v.report.Status == migrate.StatusCompleted && err == nil {
+		jerr = v.step(migrate.Done, change)
+	} else {
+		jerr = v.entry.Update(change)
+	}
+	if jerr != nil && !errors.Is(jerr, os.ErrClosed) {
+		v.log.Error("journal", "cause", jerr)
+	}
+}

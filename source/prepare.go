@@ -1,0 +1,113 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"migrate"
+	"migrate/clock"
+	"migrate/internal/failpoint"
+	"migrate/journal"
+	"migrate/transport"
+	"migrate/workload/cgroup"
+)
+
+// prepare has the target reserve what it needs, and makes ready here what
+// must not cost frozen time: the cgroup, the image directory, the clock
+// comparison.
+func (v *move) prepare(ctx context.Context) error {
+	v.enter(migrate.Prepare)
+	if err := v.step(migrate.Prepare, nil); err != nil {
+		return err
+	}
+	if err := v.session.Send(ctx, &transport.Prepare{ID: v.id}); err != nil {
+		return err
+	}
+	if _, err := expect[*transport.Prepared](ctx, v.inbox); err != nil {
+		return err
+	}
+	v.images = filepath.Join(v.cfg.RunDir, "images", string(v.id))
+	if err := os.MkdirAll(v.images, 0o700); err != nil {
+		return err
+	}
+	if err := v.ownCgroup(ctx); err != nil {
+		return fmt.Errorf("cgroup for the freeze: %w", err)
+	}
+	return nil
+}
+
+// step journals a phase, then gives a crash test its chance.
+func (v *move) step(p migrate.Phase, change func(*journal.Record)) error {
+	failpoint.Reach("source:before-" + p.String())
+	if err := v.entry.Step(p, change); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	failpoint.Reach("source:" + p.String())
+	return nil
+}
+
+// ownCgroupPrefix marks a cgroup that was made for one move.
+const ownCgroupPrefix = "move-"
+
+// ownCgroup finds the cgroup that holds the tree and nothing else, or makes
+// one. The journal knows of it before a task is moved.
+func (v *move) ownCgroup(ctx context.Context) error {
+	pids := make([]int, len(v.facts.Tasks))
+	for i, t := range v.facts.Tasks {
+		pids[i] = t.PID
+	}
+	if g, ok := cgroup.Dedicated(v.root, pids); ok {
+		v.group = g
+		return v.entry.Update(func(r *journal.Record) { r.Cgroup = g.Path() })
+	}
+	g, err := cgroup.Create(ownCgroupPrefix + string(v.id))
+	if err != nil {
+		return err
+	}
+	v.group = g
+	if err := v.entry.Update(func(r *journal.Record) { r.Cgroup = g.Path() }); err != nil {
+		return err
+	}
+	placement, adoptErr := g.Adopt(ctx, v.root)
+	v.placement = &placement
+	was, err := json.Marshal(placement)
+	if err != nil {
+		return err
+	}
+	return errors.Join(adoptErr, v.entry.Update(func(r *journal.Record) { r.Placement = was }))
+}
+
+// clockSamples is enough for one of them to meet no queue on the way.
+const clockSamples = 12
+
+// compareClocks measures the target's clocks against ours.
+func (v *move) compareClocks(ctx context.Context) error {
+	samples := make([]clock.Sample, clockSamples)
+	for i := range samples {
+		sent := clock.Now()
+		if err := v.session.Send(ctx, &transport.ClockPing{Seq: uint32(i), Sent: sent}); err != nil {
+			return err
+		}
+		pong, err := expect[*transport.ClockPong](ctx, v.inbox)
+		if err != nil {
+			return err
+		}
+		if pong.Seq != uint32(i) {
+			return fmt.Errorf("clock answer %d to question %d", pong.Seq, i)
+		}
+		samples[i] = clock.Sample{Sent: sent, Received: pong.Received, Replied: pong.Replied, Back: clock.Now()}
+	}
+	var err error
+	v.diff, err = clock.Estimate(samples)
+	v.compared = time.Now()
+	return err
+}
+
+func bounds(b clock.Bounds) transport.Bounds {
+	return transport.Bounds{OffsetNS: int64(b.Offset), BoundNS: int64(b.Error)}
+}

@@ -1,0 +1,253 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"migrate"
+	"migrate/criu"
+	"migrate/journal"
+	"migrate/transport"
+	"migrate/transport/pki"
+)
+
+// Config is what an agent needs.
+type Config struct {
+	Listen        string            // address, such as ":7420"
+	Identity      pki.Identity      // required
+	Allow         func(string) bool // peers that may send workloads here and ask about them; nil allows none
+	AllowOperator func(string) bool // peers that may also drive this host's own workloads away; nil allows none
+	StateDir      string            // required
+	RunDir        string            // required
+	Store         string            // directory for received pages, best in memory; default RunDir/store
+	Program       string            // the migrate binary that supervises; "" is this one
+	CRIU          string            // path; "" finds one, see criu.Find
+	IdleTimeout   time.Duration     // silence after which a peer counts as gone; 0 means 6 s
+	Source        Source            // this host's source side
+	Logger        *slog.Logger      // nil discards
+}
+
+// Source is this host's other side, as far as peers and operators may ask an
+// agent about it.
+type Source interface {
+	// State answers a target in doubt.
+	State(ctx context.Context, id migrate.ID) (*transport.State, error)
+	// Drive moves a workload of this host away, on an operator's wish.
+	Drive(ctx context.Context, d *transport.Drive, emit func(migrate.Event)) (*migrate.Report, error)
+	// Reports returns the migrations of this host, newest first.
+	Reports() []migrate.Report
+}
+
+// Agent serves one host. Make it with [New].
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	journal *journal.Journal
+	tool    criu.Tool
+	criuErr error
+
+	mu       sync.Mutex
+	live     map[migrate.ID]*receiver
+	reserved uint64 // bytes promised to migrations under way
+	work     sync.WaitGroup
+}
+
+// New prepares directories and the store, and finds CRIU. A host without a
+// usable CRIU still serves: it answers every offer with that blocker.
+func New(ctx context.Context, cfg Config) (*Agent, error) {
+	if cfg.Store == "" {
+		cfg.Store = filepath.Join(cfg.RunDir, "store")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []string{cfg.StateDir, cfg.RunDir, cfg.Store} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	j, err := journal.Open(filepath.Join(cfg.StateDir, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}}
+	a.tool, a.criuErr = criu.Find(ctx, cfg.CRIU)
+	if a.criuErr != nil {
+		a.log.Warn("no usable CRIU: this host can receive nothing", "cause", a.criuErr)
+	}
+	return a, nil
+}
+
+// Serve first puts right what an earlier agent left, then accepts sessions
+// until ctx ends. Workloads that arrived run on without the agent; a migration
+// that has not voted is rolled back.
+func (a *Agent) Serve(ctx context.Context, listening func(address string)) error {
+	l, err := transport.Listen(a.cfg.Listen, transport.Config{
+		Identity: a.cfg.Identity, AllowPeer: a.allows, IdleTimeout: a.cfg.IdleTimeout, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	a.Recover(ctx)
+	listening(l.Addr().String())
+	for {
+		s, err := l.Accept(ctx)
+		if err != nil {
+			a.work.Wait()
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		a.work.Go(func() { a.serve(ctx, s) })
+	}
+}
+
+func (a *Agent) allows(name string) bool {
+	return allowed(a.cfg.Allow, name) || allowed(a.cfg.AllowOperator, name)
+}
+
+func allowed(f func(string) bool, name string) bool { return f != nil && f(name) }
+
+// serve answers one session: what it is about, its first message tells.
+func (a *Agent) serve(ctx context.Context, s *transport.Session) {
+	defer a.end(ctx, s)
+	log := a.log.With("peer", s.Peer())
+	for {
+		m, err := s.Receive(ctx)
+		if err != nil {
+			return // the dialler has hung up
+		}
+		if err := a.dispatch(ctx, s, m); err != nil {
+			log.Warn("session", "cause", err)
+			a.refuse(ctx, s, err)
+			return
+		}
+	}
+}
+
+// endTimeout bounds the wait for a peer to read our last words.
+const endTimeout = 3 * time.Second
+
+func (a *Agent) end(ctx context.Context, s *transport.Session) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if err := s.Finish(ctx); err != nil {
+		a.log.Debug("end of session", "peer", s.Peer(), "cause", err)
+	}
+}
+
+var errForbidden = errors.New("this certificate may not do that here")
+
+func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.Message) error {
+	mover := allowed(a.cfg.Allow, s.Peer())
+	switch m := m.(type) {
+	case *transport.Offer:
+		if !mover {
+			return errForbidden
+		}
+		return a.receive(ctx, s, m)
+	case *transport.ClockPing:
+		return pong(ctx, s, m)
+	case *transport.Ask:
+		return a.answerAsk(ctx, s, m)
+	case *transport.Verdict:
+		if !mover {
+			return errForbidden
+		}
+		return a.takeVerdict(ctx, s, m)
+	case *transport.Drive:
+		if !allowed(a.cfg.AllowOperator, s.Peer()) {
+			return errForbidden
+		}
+		return a.drive(ctx, s, m)
+	case *transport.Status:
+		return s.Send(ctx, &transport.StatusReply{Reports: a.cfg.Source.Reports()})
+	}
+	return fmt.Errorf("unexpected %T", m)
+}
+
+// refuse tells the peer why the session ends.
+func (a *Agent) refuse(ctx context.Context, s *transport.Session, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	s.Send(ctx, &transport.Abort{Status: migrate.StatusFailed, Failure: failureOf(err)})
+}
+
+// failureOf puts err into three lines for the peer.
+func failureOf(err error) migrate.Failure {
+	var own interface{ Failure() migrate.Failure }
+	if errors.As(err, &own) {
+		return own.Failure()
+	}
+	return migrate.Failure{What: err.Error()}
+}
+
+// answerAsk tells what this host has on record about either side.
+func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m *transport.Ask) error {
+	id, err := migrate.ParseID(string(m.ID))
+	if err != nil {
+		return err
+	}
+	if m.Side == migrate.Source {
+		state, err := a.cfg.Source.State(ctx, id)
+		if err != nil {
+			return err
+		}
+		return s.Send(ctx, state)
+	}
+	peer, err := a.journal.State(id, migrate.Target)
+	if err != nil {
+		return err
+	}
+	return s.Send(ctx, &transport.State{
+		ID: id, Side: migrate.Target, Known: peer.Answer != journal.Absent,
+		Damaged: peer.Answer == journal.Damaged, Phase: peer.Phase, Busy: peer.Live,
+	})
+}
+
+// takeVerdict hands a verdict to the migration that waits for it.
+func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m *transport.Verdict) error {
+	a.mu.Lock()
+	r := a.live[m.ID]
+	a.mu.Unlock()
+	if r != nil {
+		done, err := r.decide(ctx, m.Commit)
+		if err != nil {
+			return err
+		}
+		return s.Send(ctx, &done)
+	}
+	peer, err := a.journal.State(m.ID, migrate.Target)
+	if err != nil {
+		return err
+	}
+	return s.Send(ctx, &transport.VerdictDone{Phase: peer.Phase})
+}
+
+// drive has the source side move one of this host's workloads away, and tells
+// the operator how it goes. The operator's Cancel, or hanging up, cancels.
+func (a *Agent) drive(ctx context.Context, s *transport.Session, m *transport.Drive) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.work.Go(func() {
+		s.Receive(ctx) // a Cancel, or the end of the session
+		cancel()
+	})
+	report, err := a.cfg.Source.Drive(ctx, m, func(e migrate.Event) {
+		if e.Report == nil {
+			s.Send(ctx, &transport.Progress{Event: e})
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return s.Send(context.WithoutCancel(ctx), &transport.Progress{Event: migrate.Event{Type: "result", ID: report.ID, Report: report}})
+}

@@ -1,0 +1,140 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"migrate/target/pagestore"
+	"migrate/transport"
+)
+
+// An intake stores what arrives on page and file streams, while messages are
+// read elsewhere. A stream that breaks the rules ends it.
+type intake struct {
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	store   *pagestore.Store
+	session *transport.Session
+	final   uint32 // the final round, 0 until it is known
+	pages   chan transport.StreamDigest
+	files   chan transport.StreamDigest
+	work    sync.WaitGroup
+}
+
+func (r *receiver) startIntake(ctx context.Context, s *transport.Session) *intake {
+	ctx, cancel := context.WithCancelCause(ctx)
+	in := &intake{
+		ctx: ctx, cancel: cancel, store: r.store, session: s,
+		pages: make(chan transport.StreamDigest, 1), files: make(chan transport.StreamDigest, 1),
+	}
+	in.work.Go(in.accept)
+	return in
+}
+
+func (in *intake) stop() {
+	in.cancel(errors.New("the intake has ended"))
+	in.work.Wait()
+}
+
+// accept takes one stream after the other: the source sends one page stream a
+// round, and the images beside the last.
+func (in *intake) accept() {
+	for {
+		st, err := in.session.AcceptStream(in.ctx)
+		if err != nil {
+			return // the end of the session, which the reader of messages sees too
+		}
+		in.work.Go(func() {
+			if err := in.take(st); err != nil {
+				in.cancel(err)
+			}
+		})
+	}
+}
+
+func (in *intake) take(st transport.Stream) error {
+	switch st := st.(type) {
+	case *transport.PageReader:
+		return in.takePages(st)
+	case *transport.FileReader:
+		return in.takeFiles(st)
+	}
+	return fmt.Errorf("unexpected %T", st)
+}
+
+func (in *intake) takePages(r *transport.PageReader) error {
+	var b transport.Batch
+	for {
+		err := r.Next(in.ctx, &b)
+		if errors.Is(err, io.EOF) {
+			return in.give(in.pages, r.Digest())
+		}
+		if err != nil {
+			return err
+		}
+		if err := in.store.Apply(&b); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	}
+}
+
+func (in *intake) takeFiles(r *transport.FileReader) error {
+	for {
+		h, content, err := r.Next(in.ctx)
+		if errors.Is(err, io.EOF) {
+			return in.give(in.files, r.Digest())
+		}
+		if err != nil {
+			return err
+		}
+		if err := writeImage(filepath.Join(in.store.Images(), h.Name), content); err != nil {
+			return err
+		}
+	}
+}
+
+func writeImage(path string, content io.Reader) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
+}
+
+func (in *intake) give(to chan transport.StreamDigest, d transport.StreamDigest) error {
+	select {
+	case to <- d:
+		return nil
+	case <-in.ctx.Done():
+		return context.Cause(in.ctx)
+	}
+}
+
+// endRound waits for the round's stream and compares it with what the source
+// says that it sent.
+func (in *intake) endRound(m *transport.RoundEnd) error {
+	if len(m.Streams) != 1 {
+		return fmt.Errorf("round %d came on %d streams, not on one", m.Round, len(m.Streams))
+	}
+	return in.compare(in.pages, m.Streams[0])
+}
+
+func (in *intake) endImages(d transport.StreamDigest) error { return in.compare(in.files, d) }
+
+func (in *intake) compare(from chan transport.StreamDigest, want transport.StreamDigest) error {
+	select {
+	case got := <-from:
+		if got != want {
+			return fmt.Errorf("a stream arrived as %+v and was sent as %+v", got, want)
+		}
+		return nil
+	case <-in.ctx.Done():
+		return context.Cause(in.ctx)
+	}
+}

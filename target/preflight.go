@@ -1,0 +1,109 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"migrate"
+	"migrate/clock"
+	"migrate/internal/hostinfo"
+	"migrate/rootfs"
+	"migrate/transport"
+	"migrate/workload"
+)
+
+// check answers an offer with everything that is in the way, at once.
+func (a *Agent) check(ctx context.Context, o *transport.Offer) (migrate.Check, error) {
+	here, err := hostinfo.Describe(ctx, a.tool, a.criuErr, a.cfg.Store)
+	if err != nil {
+		return migrate.Check{}, err
+	}
+	c := migrate.Check{Source: o.Host, Target: here, Blockers: []migrate.Finding{}, Warnings: []migrate.Finding{}}
+	blockers, warnings := compareHosts(o, here)
+	c.Blockers, c.Warnings = append(c.Blockers, blockers...), append(c.Warnings, warnings...)
+	if a.criuErr != nil {
+		f := failureOf(a.criuErr)
+		c.Blockers = append(c.Blockers, migrate.Finding{Code: "criu", What: here.Name + ": " + f.What, Advice: f.Advice})
+	} else if err := a.tool.CheckCPU(ctx, o.CPUInfo); err != nil {
+		f := failureOf(err)
+		c.Blockers = append(c.Blockers, migrate.Finding{Code: "cpu", What: "this workload may use CPU features that " + here.Name + " lacks: " + f.Cause, Advice: f.Advice})
+	}
+	w := o.Workload
+	if len(o.Init) > 0 { // it comes with the workload
+		w.Files = slices.DeleteFunc(slices.Clone(w.Files), func(f migrate.File) bool { return f.Path == w.Init })
+	}
+	c.Blockers = append(c.Blockers, workload.TargetFindings(w, workload.TargetChecks{
+		NameTaken:    func(name string) bool { return workload.NameTaken(a.cfg.StateDir, name) },
+		CompareFiles: rootfs.Compare,
+	})...)
+	if f := a.room(o.Workload, here); f != nil {
+		c.Blockers = append(c.Blockers, *f)
+	}
+	return c, nil
+}
+
+// compareHosts is the part of preflight that needs nothing but both hosts'
+// facts.
+func compareHosts(o *transport.Offer, dst migrate.Host) (blockers, warnings []migrate.Finding) {
+	src := o.Host
+	if src.Arch != dst.Arch {
+		blockers = append(blockers, migrate.Finding{
+			Code: "arch", What: fmt.Sprintf("%s is %s, %s is %s", src.Name, src.Arch, dst.Name, dst.Arch),
+			Advice: "move to a host of the same architecture",
+		})
+	}
+	if dst.CRIUNumber != 0 && dst.CRIUNumber < src.CRIUNumber {
+		blockers = append(blockers, migrate.Finding{
+			Code: "criu-older", What: fmt.Sprintf("CRIU on %s is %s, older than %s on %s", dst.Name, dst.CRIU, src.CRIU, src.Name),
+			Advice: "upgrade CRIU on " + dst.Name,
+		})
+	}
+	if !dst.TimeNamespaces {
+		tree := migrate.ClockReading{Monotonic: time.Duration(o.Workload.MonoOffset), Boottime: time.Duration(o.Workload.BootOffset)}
+		b, w := clock.BackwardOnHost(o.Workload.OwnTime, tree, difference(o.Monotonic, o.Boottime))
+		blockers, warnings = append(blockers, b...), append(warnings, w...)
+	}
+	if kernelOlder(dst.Kernel, src.Kernel) {
+		warnings = append(warnings, migrate.Finding{
+			Code: "kernel-older", What: fmt.Sprintf("the kernel of %s (%s) is older than that of %s (%s)", dst.Name, dst.Kernel, src.Name, src.Kernel),
+			Advice: "a program that uses newer system calls may fail there",
+		})
+	}
+	return blockers, warnings
+}
+
+// kernelOlder compares the first two numbers of kernel releases.
+func kernelOlder(a, b string) bool {
+	var a1, a2, b1, b2 int
+	fmt.Sscanf(a, "%d.%d", &a1, &a2)
+	fmt.Sscanf(b, "%d.%d", &b1, &b2)
+	return a1 < b1 || a1 == b1 && a2 < b2
+}
+
+// room tells whether a workload's memory fits: once in the store, and once
+// restored, less what other migrations under way have been promised.
+func (a *Agent) room(w migrate.Workload, here migrate.Host) *migrate.Finding {
+	a.mu.Lock()
+	reserved := a.reserved
+	a.mu.Unlock()
+	need := reservation(w.MemoryBytes)
+	switch {
+	case 2*need+reserved > here.MemoryAvailable:
+		return &migrate.Finding{
+			Code: "memory", What: fmt.Sprintf("%s has %d MiB of memory free, %d MiB of it promised; the move needs %d MiB", here.Name, here.MemoryAvailable>>20, reserved>>20, 2*need>>20),
+			Advice: "free memory there, or choose another target",
+		}
+	case need+reserved > here.StoreAvailable:
+		return &migrate.Finding{
+			Code: "store", What: fmt.Sprintf("the store on %s has %d MiB free, %d MiB of it promised; the move needs %d MiB", here.Name, here.StoreAvailable>>20, reserved>>20, need>>20),
+			Advice: "give the agent a larger --store, or remove what an aborted move left there with \"migrate recover\"",
+		}
+	}
+	return nil
+}
+
+// reservation is the store that a workload of this size may take: it may grow
+// while it is copied.
+func reservation(memory uint64) uint64 { return memory + memory/4 + 64<<20 }

@@ -1,0 +1,290 @@
+package target
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"migrate"
+	"migrate/clock"
+	"migrate/internal/atomicfile"
+	"migrate/internal/failpoint"
+	"migrate/journal"
+	"migrate/supervisor"
+	"migrate/target/pagestore"
+	"migrate/transport"
+)
+
+// A receiver is one migration coming in. One goroutine takes it from Prepare
+// to its end; verdicts from other sessions reach it through a channel.
+type receiver struct {
+	*Agent
+	id       migrate.ID
+	offer    *transport.Offer
+	entry    *journal.Entry
+	super    *supervisor.Client
+	store    *pagestore.Store
+	dir      string
+	reserved uint64
+	clock    migrate.Clock
+	verdicts chan verdict
+	finished chan struct{} // the source said that its copy is gone
+	over     chan struct{}
+}
+
+// A verdict is the source's decision, however it got here.
+type verdict struct {
+	commit bool
+	done   chan<- transport.VerdictDone // may be nil
+}
+
+// receive answers an offer and, unless something is in the way or only a check
+// was asked for, takes the workload in.
+func (a *Agent) receive(ctx context.Context, s *transport.Session, o *transport.Offer) error {
+	if _, err := migrate.ParseID(string(o.ID)); err != nil {
+		return err
+	}
+	if err := o.Options.Validate(); err != nil {
+		return err
+	}
+	check, err := a.check(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := s.Send(ctx, &transport.Answer{Check: check}); err != nil {
+		return err
+	}
+	if o.CheckOnly || len(check.Blockers) > 0 {
+		return nil
+	}
+	m, err := s.Receive(ctx)
+	if err != nil {
+		return nil // the source changed its mind before anything was reserved
+	}
+	switch m.(type) {
+	case *transport.Prepare:
+	case *transport.Abort:
+		return nil
+	default:
+		return fmt.Errorf("%T where Prepare was due", m)
+	}
+	r := a.newReceiver(o.ID, o)
+	return r.run(ctx, s)
+}
+
+func (a *Agent) newReceiver(id migrate.ID, o *transport.Offer) *receiver {
+	return &receiver{
+		Agent: a, id: id, offer: o, dir: filepath.Join(a.cfg.Store, string(id)),
+		verdicts: make(chan verdict), finished: make(chan struct{}), over: make(chan struct{}),
+	}
+}
+
+// run takes a migration to its end. Until it is held, every error discards it.
+func (r *receiver) run(ctx context.Context, s *transport.Session) error {
+	r.register()
+	defer r.unregister()
+	err := r.toHeld(ctx, s)
+	if err != nil {
+		return errors.Join(err, r.discard(ctx, err))
+	}
+	return r.hold(ctx, s)
+}
+
+func (r *receiver) register() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.live[r.id] = r
+}
+
+func (r *receiver) unregister() {
+	r.mu.Lock()
+	delete(r.live, r.id)
+	r.Agent.reserved -= r.reserved
+	r.mu.Unlock()
+	close(r.over)
+	if r.super != nil {
+		r.super.Close()
+	}
+	if r.entry != nil {
+		r.entry.Close()
+	}
+}
+
+// toHeld prepares, takes pages and images, and restores.
+func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
+	if err := r.prepare(ctx, s); err != nil {
+		return err
+	}
+	if err := s.Send(ctx, &transport.Prepared{}); err != nil {
+		return err
+	}
+	intake := r.startIntake(ctx, s)
+	defer intake.stop()
+	for {
+		m, err := s.Receive(intake.ctx)
+		if err != nil {
+			return fmt.Errorf("connection to the source: %w", errors.Join(err, context.Cause(intake.ctx)))
+		}
+		switch m := m.(type) {
+		case *transport.ClockPing:
+			err = pong(ctx, s, m)
+		case *transport.RoundEnd:
+			err = intake.endRound(m)
+			if err == nil && !m.Final {
+				err = s.Send(ctx, &transport.RoundAck{Round: m.Round, StoredPages: r.store.Pages()})
+			}
+		case *transport.Restore:
+			return r.restore(ctx, s, intake, m)
+		case *transport.Abort:
+			return &aborted{m.Failure}
+		default:
+			err = fmt.Errorf("unexpected %T", m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func difference(mono, boot transport.Bounds) clock.Difference {
+	return clock.Difference{
+		Monotonic: clock.Bounds{Offset: time.Duration(mono.OffsetNS), Error: time.Duration(mono.BoundNS)},
+		Boottime:  clock.Bounds{Offset: time.Duration(boot.OffsetNS), Error: time.Duration(boot.BoundNS)},
+	}
+}
+
+// aborted is the source's own rollback.
+type aborted struct{ failure migrate.Failure }
+
+func (a *aborted) Error() string { return "the source rolled back: " + a.failure.What }
+
+func (a *aborted) Failure() migrate.Failure { return a.failure }
+
+func pong(ctx context.Context, s *transport.Session, m *transport.ClockPing) error {
+	received := clock.Now()
+	return s.Send(ctx, &transport.ClockPong{Seq: m.Seq, Ping: m.Sent, Received: received, Replied: clock.Now()})
+}
+
+// prepare reserves memory and a directory, and starts the supervisor with its
+// CRIU, so that nothing has to start inside the downtime.
+func (r *receiver) prepare(ctx context.Context, s *transport.Session) error {
+	w := r.offer.Workload
+	r.reserved = reservation(w.MemoryBytes)
+	r.mu.Lock()
+	r.Agent.reserved += r.reserved
+	r.mu.Unlock()
+	if err := r.begin(s); err != nil {
+		return err
+	}
+	if err := os.Mkdir(r.dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if r.store, err = pagestore.New(r.dir, r.reserved); err != nil {
+		return err
+	}
+	if len(r.offer.Init) > 0 {
+		if err := r.installInit(); err != nil {
+			return err
+		}
+	}
+	r.super, err = supervisor.Start(ctx, supervisor.StartConfig{
+		Name: w.Name, StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Program: r.cfg.Program,
+		AvoidPIDs: pids(w), Logger: r.log,
+	})
+	if err != nil {
+		return err
+	}
+	return r.super.Prepare(ctx, supervisor.PrepareSpec{Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool.Path})
+}
+
+// installInit puts the workload's own tiny init where it is on the source, if
+// that is this host's directory for them and the content is what the name says:
+// a peer can place no other file.
+func (r *receiver) installInit() error {
+	sum := sha256.Sum256(r.offer.Init)
+	want := filepath.Join(r.cfg.StateDir, "bin", "init-"+hex.EncodeToString(sum[:8]))
+	if r.offer.Workload.Init != want {
+		return fmt.Errorf("the workload's init is %s on the source and would be %s here: both hosts need the same --state-dir", r.offer.Workload.Init, want)
+	}
+	if _, err := os.Stat(want); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(want), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(want, r.offer.Init, 0o755)
+}
+
+// pids lists the numbers that a restore in the host's PID namespace takes.
+func pids(w migrate.Workload) []int {
+	if w.OwnPIDs {
+		return nil
+	}
+	var out []int
+	for _, t := range w.Tasks {
+		out = append(append(out, t.VPID, t.Session, t.Group), t.Threads...)
+	}
+	return out
+}
+
+func (r *receiver) begin(s *transport.Session) error {
+	var err error
+	r.entry, err = r.journal.Begin(journal.Record{
+		ID: r.id, Side: migrate.Target, Phase: migrate.Preflight,
+		Name: r.offer.Workload.Name, Workload: r.offer.Workload.Kind + ":" + r.offer.Workload.Name,
+		Peer: r.offer.ReplyTo, PeerName: s.Peer(), StoreDir: r.dir,
+		Started: time.Now(), Status: migrate.StatusActive, Options: r.offer.Options,
+	})
+	if err != nil {
+		return err
+	}
+	return r.step(migrate.Prepare, nil)
+}
+
+// step journals a phase, then gives a crash test its chance.
+func (r *receiver) step(p migrate.Phase, change func(*journal.Record)) error {
+	failpoint.Reach("target:before-" + p.String())
+	if err := r.entry.Step(p, change); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	failpoint.Reach("target:" + p.String())
+	return nil
+}
+
+// restore has the supervisor restore and hold, and votes yes.
+func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake, m *transport.Restore) error {
+	ctx, cancel := context.WithTimeout(ctx, r.offer.Options.FreezeTimeout)
+	defer cancel()
+	if err := in.endImages(m.Images); err != nil {
+		return err
+	}
+	if err := r.store.Finish(); err != nil {
+		return err
+	}
+	if err := r.step(migrate.Restore, nil); err != nil {
+		return err
+	}
+	held, err := r.super.Restore(ctx, supervisor.RestoreSpec{
+		Migration: r.id, Name: r.offer.Workload.Name, Workload: m.Workload,
+		ImagesDir: r.store.Images(), Options: r.offer.Options,
+		Clock: supervisor.ClockSpec{Difference: difference(m.Monotonic, m.Boottime), FrozenAt: m.FrozenAt, HasTimens: m.Timens},
+	})
+	if err != nil {
+		return err
+	}
+	r.clock = held.Clock
+	if err := r.step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
+		return err
+	}
+	if err := s.Send(ctx, &transport.Held{Clock: r.clock}); err != nil {
+		r.log.Warn("the vote may not have arrived", "migration", r.id, "cause", err)
+	}
+	failpoint.Reach("target:voted")
+	return nil
+}

@@ -1,0 +1,94 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"migrate"
+	"migrate/journal"
+	"migrate/supervisor"
+)
+
+// Recover goes on with what an earlier agent on this host left, by the
+// recovery table. It returns at once; migrations in doubt are asked about in
+// the background, for as long as ctx lives.
+func (a *Agent) Recover(ctx context.Context) {
+	records, err := a.journal.List()
+	if err != nil {
+		a.log.Error("journal", "cause", err)
+	}
+	for _, rec := range records {
+		if rec.Side != migrate.Target || rec.Phase.Over() {
+			continue
+		}
+		if err := a.recoverOne(ctx, rec.ID); err != nil && !errors.Is(err, journal.ErrBusy) {
+			a.log.Error("recover", "migration", rec.ID, "cause", err)
+		}
+	}
+}
+
+func (a *Agent) recoverOne(ctx context.Context, id migrate.ID) error {
+	entry, err := a.journal.Take(id, migrate.Target)
+	if err != nil {
+		return err
+	}
+	rec := entry.Record()
+	r := a.newReceiver(id, nil)
+	r.entry, r.dir = entry, rec.StoreDir
+	r.super, err = supervisor.Connect(a.cfg.RunDir, rec.Name)
+	if err != nil {
+		r.super = nil
+	}
+	action := journal.Recovery(migrate.Target, rec.Phase)
+	a.log.Info("recover", "migration", id, "phase", rec.Phase, "action", action)
+	r.register()
+	if action == journal.AskPeer && r.super != nil {
+		a.work.Go(func() {
+			defer r.unregister()
+			if err := r.hold(ctx, nil); err != nil && ctx.Err() == nil {
+				a.log.Error("recover", "migration", id, "cause", err)
+			}
+		})
+		return nil
+	}
+	defer r.unregister()
+	switch action {
+	case journal.AskPeer: // voted, and the held copy is gone with its supervisor
+		return r.discard(ctx, errHeldLost)
+	case journal.Discard:
+		return r.discard(ctx, errors.New("the agent ended in phase "+rec.Phase.String()))
+	case journal.Resume:
+		return r.resumeAgain(ctx)
+	case journal.Finish:
+		return r.cleanUp()
+	}
+	return nil
+}
+
+// resumeAgain finishes a commit that an earlier agent journaled.
+func (r *receiver) resumeAgain(ctx context.Context) error {
+	if r.super != nil {
+		return r.resume(context.WithoutCancel(ctx), nil, verdict{})
+	}
+	if r.ranAfterAll(ctx) {
+		if err := r.step(migrate.Finish, nil); err != nil {
+			return err
+		}
+		return r.cleanUp()
+	}
+	return r.discard(ctx, errHeldLost)
+}
+
+// Decide is an operator's word in place of a source that will never answer
+// again: run lets the held copy run, otherwise it is removed.
+func (a *Agent) Decide(ctx context.Context, id migrate.ID, run bool) error {
+	a.mu.Lock()
+	r := a.live[id]
+	a.mu.Unlock()
+	if r == nil {
+		return fmt.Errorf("no migration %s waits for a verdict here", id)
+	}
+	_, err := r.decide(ctx, run)
+	return err
+}
