@@ -254,8 +254,10 @@ func unhex(t testing.TB, s string) []byte {
 }
 
 func FuzzDecodeBatch(f *testing.F) {
-	small := &Batch{Pieces: []Piece{{Kind: PieceData, Pages: 1}, {Kind: PieceHave, Address: PageSize, Pages: 9}}, Data: memory(1, 5)}
-	for _, c := range allCodecs {
+	f.Add(zeroBatch(f, 3))
+	// A page that compresses to nothing: the fuzzer is slow with long inputs.
+	small := &Batch{Pieces: []Piece{{Kind: PieceData, Pages: 1}, {Kind: PieceHave, Address: PageSize, Pages: 9}}, Data: make([]byte, PageSize)}
+	for _, c := range allCodecs[1:] {
 		frame, err := EncodeBatch(nil, small, c)
 		if err != nil {
 			f.Fatal(err)

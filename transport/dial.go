@@ -11,25 +11,30 @@ import (
 	"migrate/transport/pki"
 )
 
-// Dial opens a session with the agent at addr (HOST:PORT). It returns only
-// after the agent has judged this host's certificate, allowed it and sent its
-// Hello. peer is the host that the agent's certificate must be for; with ""
-// any host of a trusted authority will do. ctx bounds the dialling, not the
-// session.
+// Dial opens a session with the agent at addr (HOST:PORT), trying each address
+// of the host in turn. It returns only after the agent has judged this host's
+// certificate, allowed it and sent its Hello. peer is the host that the agent's
+// certificate must be for; with "" any host of a trusted authority will do. ctx
+// bounds the dialling, not the session.
 func Dial(ctx context.Context, addr, peer string, c Config) (*Session, error) {
 	c = c.withDefaults()
-	s, err := dial(ctx, addr, peer, c)
+	remotes, err := resolve(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+		return nil, fmt.Errorf("dialling %s: %w: %w", addr, ErrUnreachable, err)
 	}
-	return s, nil
+	for _, remote := range remotes {
+		var s *Session
+		if s, err = dial(ctx, remote, peer, c); err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, ErrUnreachable) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("dialling %s: %w", addr, err)
 }
 
-func dial(ctx context.Context, addr, peer string, c Config) (*Session, error) {
-	remote, err := resolve(ctx, addr)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
+func dial(ctx context.Context, remote *net.UDPAddr, peer string, c Config) (*Session, error) {
 	silence()
 	socket, err := net.ListenUDP(family(remote.IP), nil)
 	if err != nil {
@@ -49,14 +54,14 @@ func dial(ctx context.Context, addr, peer string, c Config) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.HandshakeTimeout)
 	defer cancel()
 	s, err := introduce(ctx, conn, c)
-	if err != nil {
-		conn.CloseWithError(quic.ApplicationErrorCode(codeOf(err)), err.Error())
-		if errors.Is(err, context.DeadlineExceeded) { // it has the port, but does not speak
-			err = fmt.Errorf("%w: %w", ErrUnreachable, err)
-		}
-		return nil, err
+	if err == nil {
+		return s, nil
 	}
-	return s, nil
+	conn.CloseWithError(quic.ApplicationErrorCode(codeOf(err)), err.Error())
+	if errors.Is(err, context.DeadlineExceeded) { // it has the port, but does not speak
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return nil, err
 }
 
 // introduce opens the control stream and exchanges Hellos.
@@ -73,7 +78,7 @@ func introduce(ctx context.Context, conn *quic.Conn, c Config) (*Session, error)
 	return s, s.greet(ctx, c.hello())
 }
 
-func resolve(ctx context.Context, addr string) (*net.UDPAddr, error) {
+func resolve(ctx context.Context, addr string) ([]*net.UDPAddr, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -86,7 +91,11 @@ func resolve(ctx context.Context, addr string) (*net.UDPAddr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &net.UDPAddr{IP: ips[0].IP, Zone: ips[0].Zone, Port: port}, nil
+	var addrs []*net.UDPAddr
+	for _, ip := range ips { // at least one, sorted by preference
+		addrs = append(addrs, &net.UDPAddr{IP: ip.IP, Zone: ip.Zone, Port: port})
+	}
+	return addrs, nil
 }
 
 func family(ip net.IP) string {

@@ -98,22 +98,38 @@ func (l *Listener) run() {
 	}
 }
 
-// handshake counts one unfinished handshake until done is called.
-type handshake struct{ done func() }
+// handshake counts as pending until it is over.
+type handshake struct {
+	over    atomic.Bool
+	pending *atomic.Int64
+}
+
+// end reports whether it was this call that ended the handshake.
+func (h *handshake) end() bool {
+	if !h.over.CompareAndSwap(false, true) {
+		return false
+	}
+	h.pending.Add(-1)
+	return true
+}
 
 type handshakeKey struct{}
 
 var errTooMany = errors.New("too many handshakes under way")
 
 // admitHandshake bounds what peers can make this host do before they have
-// shown a certificate. The context that it returns ends with the connection.
-func (l *Listener) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+// shown a certificate. ctx ends with the connection.
+func (l *Listener) admitHandshake(ctx context.Context, peer *quic.ClientInfo) (context.Context, error) {
 	if l.pending.Add(1) > int64(l.config.MaxHandshakes) {
 		l.pending.Add(-1)
 		return nil, errTooMany
 	}
-	h := handshake{done: sync.OnceFunc(func() { l.pending.Add(-1) })}
-	context.AfterFunc(ctx, h.done)
+	h := &handshake{pending: &l.pending}
+	context.AfterFunc(ctx, func() {
+		if h.end() { // anybody can cause this, so it must not fill a log
+			l.config.Logger.Debug("handshake failed", slog.String("address", peer.RemoteAddr.String()), slog.Any("error", context.Cause(ctx)))
+		}
+	})
 	return context.WithValue(ctx, handshakeKey{}, h), nil
 }
 
@@ -138,6 +154,7 @@ func (l *Listener) welcome(conn *quic.Conn) (*Session, error) {
 		conn.CloseWithError(quic.ApplicationErrorCode(c), reason)
 		return nil, err
 	}
+	conn.Context().Value(handshakeKey{}).(*handshake).end()
 	name, err := pki.PeerName(conn.ConnectionState().TLS)
 	if err != nil {
 		return refuse(CodeUnknownCertificate, err.Error(), err)
@@ -149,8 +166,6 @@ func (l *Listener) welcome(conn *quic.Conn) (*Session, error) {
 	if !l.admitSession(conn) {
 		return refuse(CodeBusy, "", fmt.Errorf("%q: %d sessions are open already", name, l.config.MaxSessions))
 	}
-	conn.Context().Value(handshakeKey{}).(handshake).done()
-
 	ctx, cancel := context.WithTimeout(l.ctx, l.config.HandshakeTimeout)
 	defer cancel()
 	control, err := conn.AcceptStream(ctx)
