@@ -26,7 +26,7 @@ func runOnTerminal(cmd *exec.Cmd) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer term.Restore(int(os.Stdin.Fd()), old)
+	defer func() { _ = term.Restore(int(os.Stdin.Fd()), old) }() // nothing else to be done with it
 	defer followSize(master)()
 	defer passSignals(cmd)()
 
@@ -36,7 +36,7 @@ func runOnTerminal(cmd *exec.Cmd) (int, error) {
 		_, _ = io.Copy(os.Stdout, master)
 		close(drained)
 	}()
-	go io.Copy(master, os.Stdin) // ends with the process
+	go func() { _, _ = io.Copy(master, os.Stdin) }() // ends with the process
 	code, err := status(cmd.Wait())
 	select {
 	case <-drained:

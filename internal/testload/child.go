@@ -57,7 +57,7 @@ func (c *child) watch(fail func(error)) {
 	go func() {
 		var status syscall.WaitStatus
 		_, err := wait(c.pid, &status)
-		fail(fmt.Errorf("child %d ended with status %#x, %v", c.pid, status, err))
+		fail(errors.Join(fmt.Errorf("child %d ended with status %#x", c.pid, status), err))
 	}()
 	for {
 		if err := c.exchange(); err != nil {
