@@ -207,13 +207,13 @@ func freeze(t *testing.T, h *Host, trees []hierarchy, pid int) {
 // TestDownAfterKill kills "hosts up" at many points and takes down what is there.
 func TestDownAfterKill(t *testing.T) {
 	s := Up(t, Options{Names: []string{"A"}, NoAgent: true}) // has the binary, and keeps the mount points
-	for _, after := range []time.Duration{50, 250, 300, 320, 340, 360, 380, 400, 430, 460, 500, 600, 900} {
+	for _, after := range []int{50, 250, 300, 320, 340, 360, 380, 400, 430, 460, 500, 600, 900} {
 		name := fmt.Sprintf("k%d-%d", os.Getpid(), after)
 		cmd := exec.CommandContext(t.Context(), s.path("bin", "hosts"), "up", "--no-agent", "--set", name)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(after * time.Millisecond)
+		time.Sleep(time.Duration(after) * time.Millisecond)
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()
 		if err := Down(name); err != nil {

@@ -85,9 +85,13 @@ func (m *memory) watch(fail func(error)) {
 // from the first hot ones. Time that the process did not run is not made up for.
 func (m *memory) dirty(rate float64, hot int, seed uint64, each func()) {
 	r := rng(seed)
+	pause := time.Millisecond
+	if rate == 0 {
+		pause = 20 * time.Millisecond
+	}
 	due := 0.0
 	for last := time.Now(); ; {
-		time.Sleep(time.Millisecond)
+		time.Sleep(pause)
 		each()
 		now := time.Now()
 		due += rate * min(now.Sub(last), 20*time.Millisecond).Seconds()
