@@ -23,7 +23,7 @@ lint: # the linters of .golangci.yml
 
 bench: setup # downtime beside plain CRIU's; writes build/bench.json
 	@mkdir -p build
-	@$(GO) run ./internal/bench -o build/bench.json
+	@$(GO) run ./internal/bench -o build/bench.json $(if $(BENCH),-only $(BENCH))
 
 hosts: setup # hosts A, B and C on this machine; HOSTSFLAGS="--rate 1gbit"
 	@$(GO) run ./internal/testhost/cmd/hosts up $(HOSTSFLAGS)

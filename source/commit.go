@@ -16,7 +16,7 @@ import (
 // killed, an error when it is to run again, and errInDoubt when it must do
 // neither.
 func (d *dump) decide(ctx context.Context) error {
-	held, err := expect[*transport.Held](ctx, d.inbox)
+	held, err := expect[transport.Held](ctx, d.inbox)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (v *move) passCommitPoint(ctx context.Context) error {
 func (v *move) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, v.opts.CommitTimeout)
 	defer cancel()
-	err := v.session.Send(ctx, &transport.Commit{})
+	err := v.session.Send(ctx, transport.Commit{})
 	if err == nil {
 		err = v.awaitRunning(ctx)
 	}
@@ -77,12 +77,12 @@ func (v *move) awaitRunning(ctx context.Context) error {
 				return v.inbox.err
 			}
 			switch m := m.(type) {
-			case *transport.Running:
+			case transport.Running:
 				v.resumed(m)
 				return nil
-			case *transport.Refused:
+			case transport.Refused:
 				return &refusal{m.Failure}
-			case *transport.Abort: // crossed our commit; it journaled before it spoke
+			case transport.Abort: // crossed our commit; it journaled before it spoke
 				return &refusal{m.Failure}
 			}
 		case <-ctx.Done():
@@ -92,7 +92,7 @@ func (v *move) awaitRunning(ctx context.Context) error {
 }
 
 // resumed computes the downtime across the two hosts' clocks.
-func (v *move) resumed(m *transport.Running) {
+func (v *move) resumed(m transport.Running) {
 	v.report.Clock = m.Clock
 	here := m.ResumedAt.Monotonic - v.diff.Monotonic.Offset
 	v.report.Downtime = migrate.Millis(here - v.frozenAt.Monotonic)
@@ -149,7 +149,7 @@ func (m *Mover) askOnce(ctx context.Context, id migrate.ID, address string) (jou
 		return journal.AskPeer, err
 	}
 	defer s.Close(transport.CodeNone, "")
-	state, err := call[*transport.State](ctx, s, &transport.Ask{ID: id, Side: migrate.Target})
+	state, err := call[transport.State](ctx, s, transport.Ask{ID: id, Side: migrate.Target})
 	if err != nil {
 		return journal.AskPeer, err
 	}
@@ -157,14 +157,14 @@ func (m *Mover) askOnce(ctx context.Context, id migrate.ID, address string) (jou
 	if action != journal.SendCommit {
 		return action, nil
 	}
-	done, err := call[*transport.VerdictDone](ctx, s, &transport.Verdict{ID: id, Commit: true})
+	done, err := call[transport.VerdictDone](ctx, s, transport.Verdict{ID: id, Commit: true})
 	if err != nil {
 		return journal.AskPeer, err
 	}
 	return journal.Verdict(migrate.Source, migrate.Commit, journal.Peer{Answer: journal.Present, Phase: done.Phase}), nil
 }
 
-func peerOf(s *transport.State) journal.Peer {
+func peerOf(s transport.State) journal.Peer {
 	p := journal.Peer{Answer: journal.Present, Phase: s.Phase, Live: s.Busy}
 	switch {
 	case s.Damaged:
@@ -185,7 +185,7 @@ func call[T transport.Message](ctx context.Context, s *transport.Session, m tran
 	if err != nil {
 		return want, err
 	}
-	if a, ok := got.(*transport.Abort); ok {
+	if a, ok := got.(transport.Abort); ok {
 		return want, &peerAbort{a.Failure}
 	}
 	t, ok := got.(T)

@@ -58,7 +58,7 @@ func receive(ctx context.Context, s *transport.Session, cancel context.CancelCau
 				return
 			}
 			in.messages <- m
-			if a, ok := m.(*transport.Abort); ok {
+			if a, ok := m.(transport.Abort); ok {
 				cancel(&peerAbort{a.Failure})
 			}
 		}
@@ -77,7 +77,7 @@ func expect[T transport.Message](ctx context.Context, in *inbox) (T, error) {
 		if got, ok := m.(T); ok {
 			return got, nil
 		}
-		if a, ok := m.(*transport.Abort); ok {
+		if a, ok := m.(transport.Abort); ok {
 			return want, &peerAbort{a.Failure}
 		}
 		return want, fmt.Errorf("the target sent %T where %T was due", m, want)

@@ -175,7 +175,7 @@ func (d *dump) ship(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.session.Send(ctx, &transport.RoundEnd{
+	if err := d.session.Send(ctx, transport.RoundEnd{
 		Round: d.round, Streams: []transport.StreamDigest{digest}, Pages: digest.Pages, Final: true,
 	}); err != nil {
 		return err
@@ -189,7 +189,7 @@ func (d *dump) ship(ctx context.Context) error {
 	}
 	d.merge(facts)
 	between := d.diff.After(time.Since(d.compared))
-	return d.session.Send(ctx, &transport.Restore{
+	return d.session.Send(ctx, transport.Restore{
 		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(),
 		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime),
 	})

@@ -25,7 +25,7 @@ func (v *move) finish(ctx context.Context) error {
 		return err
 	}
 	v.report.FrozenTime = migrate.Millis(time.Since(v.frozen))
-	if err := v.session.Send(ctx, &transport.Finished{}); err != nil {
+	if err := v.session.Send(ctx, transport.Finished{}); err != nil {
 		v.log.Debug("say goodbye", "cause", err) // the target needs it for nothing
 	}
 	return nil
@@ -121,7 +121,7 @@ func (v *move) tellAbort(ctx context.Context, cause error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := v.session.Send(ctx, &transport.Abort{Status: statusOf(cause), Failure: Failure(cause)}); err != nil {
+	if err := v.session.Send(ctx, transport.Abort{Status: statusOf(cause), Failure: Failure(cause)}); err != nil {
 		v.log.Debug("tell the target", "cause", err) // it asks, or finds the session gone
 	}
 }

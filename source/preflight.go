@@ -51,7 +51,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	if err := v.session.Send(ctx, offer); err != nil {
 		return migrate.Check{}, err
 	}
-	answer, err := expect[*transport.Answer](ctx, v.inbox)
+	answer, err := expect[transport.Answer](ctx, v.inbox)
 	if err != nil {
 		return migrate.Check{}, err
 	}
@@ -92,22 +92,22 @@ func (v *move) inspect(ctx context.Context) ([]migrate.Finding, error) {
 }
 
 // offer gathers what the target's preflight needs.
-func (v *move) offer(ctx context.Context, only bool) (*transport.Offer, error) {
+func (v *move) offer(ctx context.Context, only bool) (transport.Offer, error) {
+	o := transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
+		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
 	var err error
 	if v.tool, err = criu.Find(ctx, v.cfg.CRIU); err != nil {
-		return nil, err
+		return o, err
 	}
-	o := &transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
-		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
 	if o.Host, err = hostinfo.Describe(ctx, v.tool, nil, ""); err != nil {
-		return nil, err
+		return o, err
 	}
 	if o.CPUInfo, err = v.tool.DumpCPU(ctx); err != nil {
-		return nil, err
+		return o, err
 	}
 	if v.facts.Init != "" {
 		if o.Init, err = os.ReadFile(v.facts.Init); err != nil {
-			return nil, fmt.Errorf("the workload's init: %w", err)
+			return o, fmt.Errorf("the workload's init: %w", err)
 		}
 	}
 	return o, nil

@@ -25,10 +25,10 @@ func (v *move) prepare(ctx context.Context) error {
 	if err := v.step(migrate.Prepare, nil); err != nil {
 		return err
 	}
-	if err := v.session.Send(ctx, &transport.Prepare{ID: v.id}); err != nil {
+	if err := v.session.Send(ctx, transport.Prepare{ID: v.id}); err != nil {
 		return err
 	}
-	if _, err := expect[*transport.Prepared](ctx, v.inbox); err != nil {
+	if _, err := expect[transport.Prepared](ctx, v.inbox); err != nil {
 		return err
 	}
 	v.images = filepath.Join(v.cfg.RunDir, "images", string(v.id))
@@ -90,10 +90,10 @@ func (v *move) compareClocks(ctx context.Context) error {
 	samples := make([]clock.Sample, clockSamples)
 	for i := range samples {
 		sent := clock.Now()
-		if err := v.session.Send(ctx, &transport.ClockPing{Seq: uint32(i), Sent: sent}); err != nil {
+		if err := v.session.Send(ctx, transport.ClockPing{Seq: uint32(i), Sent: sent}); err != nil {
 			return err
 		}
-		pong, err := expect[*transport.ClockPong](ctx, v.inbox)
+		pong, err := expect[transport.ClockPong](ctx, v.inbox)
 		if err != nil {
 			return err
 		}

@@ -194,20 +194,20 @@ func (m *Mover) clean(r journal.Record) {
 
 // State answers a target that asks what became of a migration. What a dead
 // process left is put right first, so that the answer is final.
-func (m *Mover) State(ctx context.Context, id migrate.ID) (*transport.State, error) {
+func (m *Mover) State(ctx context.Context, id migrate.ID) (transport.State, error) {
 	peer, err := m.journal.State(id, migrate.Source)
 	if err != nil {
-		return nil, err
+		return transport.State{}, err
 	}
 	if peer.Answer == journal.Present && !peer.Live && journal.Recovery(migrate.Source, peer.Phase) == journal.Thaw {
 		if _, err := m.Recover(ctx, id); err != nil && !errors.Is(err, journal.ErrBusy) {
-			return nil, err
+			return transport.State{}, err
 		}
 		if peer, err = m.journal.State(id, migrate.Source); err != nil {
-			return nil, err
+			return transport.State{}, err
 		}
 	}
-	return &transport.State{
+	return transport.State{
 		ID: id, Side: migrate.Source, Known: peer.Answer != journal.Absent,
 		Damaged: peer.Answer == journal.Damaged, Phase: peer.Phase, Busy: peer.Live,
 	}, nil

@@ -66,13 +66,13 @@ func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
 
 // endRound tells the target what it must have received, and waits for its word.
 func (v *move) endRound(ctx context.Context, n int, d transport.StreamDigest, final bool) error {
-	err := v.session.Send(ctx, &transport.RoundEnd{
+	err := v.session.Send(ctx, transport.RoundEnd{
 		Round: n, Streams: []transport.StreamDigest{d}, Pages: d.Pages, Final: final,
 	})
 	if err != nil {
 		return err
 	}
-	ack, err := expect[*transport.RoundAck](ctx, v.inbox)
+	ack, err := expect[transport.RoundAck](ctx, v.inbox)
 	if err == nil && ack.Round != n {
 		err = fmt.Errorf("the target acknowledged round %d", ack.Round)
 	}

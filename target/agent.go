@@ -37,9 +37,9 @@ type Config struct {
 // agent about it.
 type Source interface {
 	// State answers a target in doubt.
-	State(ctx context.Context, id migrate.ID) (*transport.State, error)
+	State(ctx context.Context, id migrate.ID) (transport.State, error)
 	// Drive moves a workload of this host away, on an operator's wish.
-	Drive(ctx context.Context, d *transport.Drive, emit func(migrate.Event)) (*migrate.Report, error)
+	Drive(ctx context.Context, d transport.Drive, emit func(migrate.Event)) (*migrate.Report, error)
 	// Reports returns the migrations of this host, newest first.
 	Reports() []migrate.Report
 }
@@ -149,27 +149,27 @@ var errForbidden = errors.New("this certificate may not do that here")
 func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.Message) error {
 	mover := allowed(a.cfg.Allow, s.Peer())
 	switch m := m.(type) {
-	case *transport.Offer:
+	case transport.Offer:
 		if !mover {
 			return errForbidden
 		}
 		return a.receive(ctx, s, m)
-	case *transport.ClockPing:
+	case transport.ClockPing:
 		return pong(ctx, s, m)
-	case *transport.Ask:
+	case transport.Ask:
 		return a.answerAsk(ctx, s, m)
-	case *transport.Verdict:
+	case transport.Verdict:
 		if !mover {
 			return errForbidden
 		}
 		return a.takeVerdict(ctx, s, m)
-	case *transport.Drive:
+	case transport.Drive:
 		if !allowed(a.cfg.AllowOperator, s.Peer()) {
 			return errForbidden
 		}
 		return a.drive(ctx, s, m)
-	case *transport.Status:
-		return s.Send(ctx, &transport.StatusReply{Reports: a.cfg.Source.Reports()})
+	case transport.Status:
+		return s.Send(ctx, transport.StatusReply{Reports: a.cfg.Source.Reports()})
 	}
 	return fmt.Errorf("unexpected %T", m)
 }
@@ -178,7 +178,7 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 func (a *Agent) refuse(ctx context.Context, s *transport.Session, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	s.Send(ctx, &transport.Abort{Status: migrate.StatusFailed, Failure: failureOf(err)})
+	s.Send(ctx, transport.Abort{Status: migrate.StatusFailed, Failure: failureOf(err)})
 }
 
 // failureOf puts err into three lines for the peer.
@@ -191,7 +191,7 @@ func failureOf(err error) migrate.Failure {
 }
 
 // answerAsk tells what this host has on record about either side.
-func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m *transport.Ask) error {
+func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m transport.Ask) error {
 	id, err := migrate.ParseID(string(m.ID))
 	if err != nil {
 		return err
@@ -207,14 +207,14 @@ func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m *transpor
 	if err != nil {
 		return err
 	}
-	return s.Send(ctx, &transport.State{
+	return s.Send(ctx, transport.State{
 		ID: id, Side: migrate.Target, Known: peer.Answer != journal.Absent,
 		Damaged: peer.Answer == journal.Damaged, Phase: peer.Phase, Busy: peer.Live,
 	})
 }
 
 // takeVerdict hands a verdict to the migration that waits for it.
-func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m *transport.Verdict) error {
+func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m transport.Verdict) error {
 	a.mu.Lock()
 	r := a.live[m.ID]
 	a.mu.Unlock()
@@ -229,12 +229,12 @@ func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m *transp
 	if err != nil {
 		return err
 	}
-	return s.Send(ctx, &transport.VerdictDone{Phase: peer.Phase})
+	return s.Send(ctx, transport.VerdictDone{Phase: peer.Phase})
 }
 
 // drive has the source side move one of this host's workloads away, and tells
 // the operator how it goes. The operator's Cancel, or hanging up, cancels.
-func (a *Agent) drive(ctx context.Context, s *transport.Session, m *transport.Drive) error {
+func (a *Agent) drive(ctx context.Context, s *transport.Session, m transport.Drive) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.work.Go(func() {
@@ -243,11 +243,11 @@ func (a *Agent) drive(ctx context.Context, s *transport.Session, m *transport.Dr
 	})
 	report, err := a.cfg.Source.Drive(ctx, m, func(e migrate.Event) {
 		if e.Report == nil {
-			s.Send(ctx, &transport.Progress{Event: e})
+			s.Send(ctx, transport.Progress{Event: e})
 		}
 	})
 	if err != nil {
 		return err
 	}
-	return s.Send(context.WithoutCancel(ctx), &transport.Progress{Event: migrate.Event{Type: "result", ID: report.ID, Report: report}})
+	return s.Send(context.WithoutCancel(ctx), transport.Progress{Event: migrate.Event{Type: "result", ID: report.ID, Report: report}})
 }

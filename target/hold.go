@@ -51,11 +51,11 @@ func (r *receiver) listen(ctx context.Context, s *transport.Session) {
 			return
 		}
 		switch m.(type) {
-		case *transport.Commit:
+		case transport.Commit:
 			r.submit(ctx, verdict{commit: true})
-		case *transport.Abort:
+		case transport.Abort:
 			r.submit(ctx, verdict{commit: false})
-		case *transport.Finished:
+		case transport.Finished:
 			close(r.finished)
 			return
 		}
@@ -118,14 +118,14 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 		return nil, err
 	}
 	defer s.Close(transport.CodeNone, "")
-	if err := s.Send(ctx, &transport.Ask{ID: r.id, Side: migrate.Source}); err != nil {
+	if err := s.Send(ctx, transport.Ask{ID: r.id, Side: migrate.Source}); err != nil {
 		return nil, err
 	}
 	m, err := s.Receive(ctx)
 	if err != nil {
 		return nil, err
 	}
-	state, ok := m.(*transport.State)
+	state, ok := m.(transport.State)
 	if !ok {
 		return nil, fmt.Errorf("the source answered %T", m)
 	}
@@ -139,7 +139,7 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 	}
 }
 
-func peerOf(s *transport.State) journal.Peer {
+func peerOf(s transport.State) journal.Peer {
 	p := journal.Peer{Answer: journal.Present, Phase: s.Phase, Live: s.Busy}
 	switch {
 	case s.Damaged:
@@ -179,7 +179,7 @@ func (r *receiver) resume(ctx context.Context, s *transport.Session, v verdict) 
 		return err
 	}
 	if s != nil {
-		err := s.Send(ctx, &transport.Running{ResumedAt: running.ResumedAt, Clock: r.clock, PID: running.PID})
+		err := s.Send(ctx, transport.Running{ResumedAt: running.ResumedAt, Clock: r.clock, PID: running.PID})
 		if err != nil {
 			r.log.Warn("the source may not know that the workload runs", "migration", r.id, "cause", err)
 		}
@@ -253,7 +253,7 @@ func (r *receiver) lostBecause(ctx context.Context, s *transport.Session, v verd
 	}
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	return s.Send(ctx, &transport.Refused{Failure: f})
+	return s.Send(ctx, transport.Refused{Failure: f})
 }
 
 // discard removes every trace of the copy here, then journals that.

@@ -118,7 +118,7 @@ func (in *intake) give(to chan transport.StreamDigest, d transport.StreamDigest)
 
 // endRound waits for the round's stream and compares it with what the source
 // says that it sent.
-func (in *intake) endRound(m *transport.RoundEnd) error {
+func (in *intake) endRound(m transport.RoundEnd) error {
 	if len(m.Streams) != 1 {
 		return fmt.Errorf("round %d came on %d streams, not on one", m.Round, len(m.Streams))
 	}

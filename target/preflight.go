@@ -15,7 +15,7 @@ import (
 )
 
 // check answers an offer with everything that is in the way, at once.
-func (a *Agent) check(ctx context.Context, o *transport.Offer) (migrate.Check, error) {
+func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, error) {
 	here, err := hostinfo.Describe(ctx, a.tool, a.criuErr, a.cfg.Store)
 	if err != nil {
 		return migrate.Check{}, err
@@ -46,7 +46,7 @@ func (a *Agent) check(ctx context.Context, o *transport.Offer) (migrate.Check, e
 
 // compareHosts is the part of preflight that needs nothing but both hosts'
 // facts.
-func compareHosts(o *transport.Offer, dst migrate.Host) (blockers, warnings []migrate.Finding) {
+func compareHosts(o transport.Offer, dst migrate.Host) (blockers, warnings []migrate.Finding) {
 	src := o.Host
 	if src.Arch != dst.Arch {
 		blockers = append(blockers, migrate.Finding{

@@ -25,7 +25,7 @@ import (
 type receiver struct {
 	*Agent
 	id       migrate.ID
-	offer    *transport.Offer
+	offer    transport.Offer
 	entry    *journal.Entry
 	super    *supervisor.Client
 	store    *pagestore.Store
@@ -45,7 +45,7 @@ type verdict struct {
 
 // receive answers an offer and, unless something is in the way or only a check
 // was asked for, takes the workload in.
-func (a *Agent) receive(ctx context.Context, s *transport.Session, o *transport.Offer) error {
+func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.Offer) error {
 	if _, err := migrate.ParseID(string(o.ID)); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o *transport.
 	if err != nil {
 		return err
 	}
-	if err := s.Send(ctx, &transport.Answer{Check: check}); err != nil {
+	if err := s.Send(ctx, transport.Answer{Check: check}); err != nil {
 		return err
 	}
 	if o.CheckOnly || len(check.Blockers) > 0 {
@@ -67,8 +67,8 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o *transport.
 		return nil // the source changed its mind before anything was reserved
 	}
 	switch m.(type) {
-	case *transport.Prepare:
-	case *transport.Abort:
+	case transport.Prepare:
+	case transport.Abort:
 		return nil
 	default:
 		return fmt.Errorf("%T where Prepare was due", m)
@@ -77,7 +77,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o *transport.
 	return r.run(ctx, s)
 }
 
-func (a *Agent) newReceiver(id migrate.ID, o *transport.Offer) *receiver {
+func (a *Agent) newReceiver(id migrate.ID, o transport.Offer) *receiver {
 	return &receiver{
 		Agent: a, id: id, offer: o, dir: filepath.Join(a.cfg.Store, string(id)),
 		verdicts: make(chan verdict), finished: make(chan struct{}), over: make(chan struct{}),
@@ -120,7 +120,7 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
 	if err := r.prepare(ctx, s); err != nil {
 		return err
 	}
-	if err := s.Send(ctx, &transport.Prepared{}); err != nil {
+	if err := s.Send(ctx, transport.Prepared{}); err != nil {
 		return err
 	}
 	intake := r.startIntake(ctx, s)
@@ -131,16 +131,16 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
 			return fmt.Errorf("connection to the source: %w", errors.Join(err, context.Cause(intake.ctx)))
 		}
 		switch m := m.(type) {
-		case *transport.ClockPing:
+		case transport.ClockPing:
 			err = pong(ctx, s, m)
-		case *transport.RoundEnd:
+		case transport.RoundEnd:
 			err = intake.endRound(m)
 			if err == nil && !m.Final {
-				err = s.Send(ctx, &transport.RoundAck{Round: m.Round, StoredPages: r.store.Pages()})
+				err = s.Send(ctx, transport.RoundAck{Round: m.Round, StoredPages: r.store.Pages()})
 			}
-		case *transport.Restore:
+		case transport.Restore:
 			return r.restore(ctx, s, intake, m)
-		case *transport.Abort:
+		case transport.Abort:
 			return &aborted{m.Failure}
 		default:
 			err = fmt.Errorf("unexpected %T", m)
@@ -165,9 +165,9 @@ func (a *aborted) Error() string { return "the source rolled back: " + a.failure
 
 func (a *aborted) Failure() migrate.Failure { return a.failure }
 
-func pong(ctx context.Context, s *transport.Session, m *transport.ClockPing) error {
+func pong(ctx context.Context, s *transport.Session, m transport.ClockPing) error {
 	received := clock.Now()
-	return s.Send(ctx, &transport.ClockPong{Seq: m.Seq, Ping: m.Sent, Received: received, Replied: clock.Now()})
+	return s.Send(ctx, transport.ClockPong{Seq: m.Seq, Ping: m.Sent, Received: received, Replied: clock.Now()})
 }
 
 // prepare reserves memory and a directory, and starts the supervisor with its
@@ -258,7 +258,7 @@ func (r *receiver) step(p migrate.Phase, change func(*journal.Record)) error {
 }
 
 // restore has the supervisor restore and hold, and votes yes.
-func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake, m *transport.Restore) error {
+func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake, m transport.Restore) error {
 	ctx, cancel := context.WithTimeout(ctx, r.offer.Options.FreezeTimeout)
 	defer cancel()
 	if err := in.endImages(m.Images); err != nil {
@@ -282,7 +282,7 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	if err := r.step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
 		return err
 	}
-	if err := s.Send(ctx, &transport.Held{Clock: r.clock}); err != nil {
+	if err := s.Send(ctx, transport.Held{Clock: r.clock}); err != nil {
 		r.log.Warn("the vote may not have arrived", "migration", r.id, "cause", err)
 	}
 	failpoint.Reach("target:voted")

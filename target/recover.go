@@ -8,6 +8,7 @@ import (
 	"migrate"
 	"migrate/journal"
 	"migrate/supervisor"
+	"migrate/transport"
 )
 
 // Recover goes on with what an earlier agent on this host left, by the
@@ -34,7 +35,7 @@ func (a *Agent) recoverOne(ctx context.Context, id migrate.ID) error {
 		return err
 	}
 	rec := entry.Record()
-	r := a.newReceiver(id, nil)
+	r := a.newReceiver(id, transport.Offer{})
 	r.entry, r.dir = entry, rec.StoreDir
 	r.super, err = supervisor.Connect(a.cfg.RunDir, rec.Name)
 	if err != nil {

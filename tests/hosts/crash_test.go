@@ -1,0 +1,314 @@
+package hosts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"migrate/internal/testhost"
+)
+
+// Every place where one side journals, or where the other side sees what it
+// journaled. At each the process stops itself; the test then kills something.
+var (
+	sourcePoints = []string{
+		"source:preflight", "source:prepare", "source:pre-copy", "source:freeze", "source:frozen",
+		"source:stop-and-copy", "source:post-dump", "source:restore", "source:before-commit",
+		"source:commit", "source:finish", "source:finishing",
+	}
+	targetPoints = []string{
+		"target:prepare", "target:restore", "target:before-held", "target:held", "target:voted",
+		"target:commit", "target:resumed", "target:finish", "target:done",
+	}
+	supervisorPoints = []string{"supervisor:restored", "supervisor:pre-resume"}
+)
+
+// A victim is what dies; kill reports whether there was one to kill.
+type victim struct {
+	name string
+	kill func(t *testing.T, c *crash) bool
+}
+
+var victims = []victim{
+	{"source", func(t *testing.T, c *crash) bool { return pkill(c.a, "KILL", "migrate move") }},
+	{"agent", func(t *testing.T, c *crash) bool { c.killAgent(t, c.b); return true }},
+	{"supervisor", func(t *testing.T, c *crash) bool { return pkill(c.b, "KILL", "migrate supervise") }},
+	{"source-criu", func(t *testing.T, c *crash) bool { return pkill(c.a, "KILL", "swrk") }},
+	{"target-criu", func(t *testing.T, c *crash) bool { return pkill(c.b, "KILL", "swrk") }},
+	{"link", func(t *testing.T, c *crash) bool { c.cut(t); return true }},
+}
+
+func pkill(h *testhost.Host, signal, pattern string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := h.Output(ctx, "pkill", "-"+signal, "-f", "--", pattern)
+	return err == nil
+}
+
+// TestCrash kills each part of a move at each place, and demands that in the
+// end exactly one copy runs, that there were never two, and that the journals
+// agree with that.
+func TestCrash(t *testing.T) {
+	points := slices.Concat(sourcePoints, targetPoints, supervisorPoints)
+	for part := range parts {
+		t.Run(fmt.Sprintf("part%d", part+1), func(t *testing.T) {
+			t.Parallel()
+			set := testhost.Up(t, testhost.Options{Names: []string{"A", "B"}, AgentEnv: shortIdle})
+			for i, p := range points {
+				if i%parts != part {
+					continue
+				}
+				for _, v := range victims {
+					t.Run(p+"/"+v.name, func(t *testing.T) { runCrash(t, set, p, v) })
+				}
+			}
+		})
+	}
+}
+
+// parts of the matrix run side by side: most of the time they wait.
+const parts = 3
+
+// shortIdle lets peers notice a lost link soon.
+var shortIdle = map[string]string{"MIGRATE_IDLE_TIMEOUT": "1s"}
+
+// A crash is one cell of the matrix under way.
+type crash struct {
+	a, b  *testhost.Host
+	load  load
+	point string
+	cmd   *exec.Cmd
+	out   bytes.Buffer
+	err   bytes.Buffer
+}
+
+func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
+	c := &crash{a: set.Host("A"), b: set.Host("B"), point: point}
+	c.restartAgents(t, pointEnv(point))
+	c.load = startLoad(t, c.a, "--memory", "8", "--children", "1")
+	stop := c.watchForTwo(t)
+	defer stop()
+	c.startMove(t)
+	if !c.awaitPoint(t) {
+		t.Fatalf("the move never came to %s\nstdout: %s\nstderr: %s", point, &c.out, &c.err)
+	}
+	killed := v.kill(t, c)
+	for _, h := range []*testhost.Host{c.a, c.b} {
+		pkill(h, "CONT", "migrate")
+	}
+	c.awaitEnd(t)
+	c.repair(t)
+	where := c.settle(t)
+	t.Logf("%s died (%v) at %s: one copy, on %s; exit code %d", v.name, killed, point, where.Name, exitCode(c.cmd))
+	c.checkJournals(t, where)
+	c.load.verify(t, where)
+	stopLoad(where, c.load)
+	nothingLeft(t, c.other(where))
+}
+
+func (c *crash) other(h *testhost.Host) *testhost.Host {
+	if h == c.a {
+		return c.b
+	}
+	return c.a
+}
+
+const pointLog = "/run/failpoints"
+
+func pointEnv(point string) map[string]string {
+	return map[string]string{"MIGRATE_FAILPOINT": point, "MIGRATE_FAILPOINT_LOG": pointLog, "MIGRATE_IDLE_TIMEOUT": "1s"}
+}
+
+// restartAgents gives B's agent the failpoint, if it is one of its own, and
+// both hosts a fresh log.
+func (c *crash) restartAgents(t *testing.T, env map[string]string) {
+	t.Helper()
+	for _, h := range []*testhost.Host{c.a, c.b} {
+		h.Run(t, "rm", "-f", pointLog)
+	}
+	if !strings.HasPrefix(c.point, "source:") {
+		c.killAgent(t, c.b)
+		if err := c.b.StartAgent(env); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (c *crash) killAgent(t *testing.T, h *testhost.Host) {
+	t.Helper()
+	if err := h.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *crash) cut(t *testing.T) {
+	t.Helper()
+	if err := c.a.Cut(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *crash) startMove(t *testing.T) {
+	t.Helper()
+	args := []string{"migrate", "move", c.load.ref(), "B", "--json", "--commit-timeout", "3s", "--freeze-timeout", "20s"}
+	if strings.HasPrefix(c.point, "source:") {
+		for k, v := range pointEnv(c.point) {
+			args = append([]string{k + "=" + v}, args...)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	c.cmd = c.a.Command(ctx, "env", args...)
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.err
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitPoint waits until the process has stopped itself.
+func (c *crash) awaitPoint(t *testing.T) bool {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for _, h := range []*testhost.Host{c.a, c.b} {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/root%s", h.InitPID(), pointLog))
+			if strings.Contains(string(b), c.point) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *crash) awaitEnd(t *testing.T) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { c.cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatalf("the move does not end\nstdout: %s\nstderr: %s", &c.out, &c.err)
+	}
+}
+
+// repair puts back what an operator would: the link, and the agent.
+func (c *crash) repair(t *testing.T) {
+	t.Helper()
+	if err := c.a.Join(); err != nil {
+		t.Fatal(err)
+	}
+	if c.b.AgentPID() != 0 && !strings.HasPrefix(c.point, "source:") {
+		c.killAgent(t, c.b) // it would stop at the point in the next case
+	}
+	if c.b.AgentPID() == 0 {
+		if err := c.b.StartAgent(shortIdle); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// settle runs "migrate recover" on both hosts until exactly one copy runs and
+// goes on running.
+func (c *crash) settle(t *testing.T) *testhost.Host {
+	t.Helper()
+	var running []string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		c.recover(c.a)
+		c.recover(c.b)
+		if running = copies(c.load, c.a, c.b); len(running) == 1 && c.over() {
+			h := c.a
+			if running[0] == "B" {
+				h = c.b
+			}
+			return h
+		}
+	}
+	t.Fatalf("copies run on %v, want exactly one\nstdout: %s\nstderr: %s\nrecover on A: %s\nrecover on B: %s", running, &c.out, &c.err, c.recover(c.a), c.recover(c.b))
+	return nil
+}
+
+func (c *crash) recover(h *testhost.Host) string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := h.Output(ctx, "migrate", "recover")
+	return fmt.Sprint(out, err)
+}
+
+// over reports whether every journal record of both hosts is over.
+func (c *crash) over() bool {
+	for _, r := range append(records(c.a), records(c.b)...) {
+		if r.Phase != "done" && r.Phase != "rolled-back" {
+			return false
+		}
+	}
+	return true
+}
+
+type record struct {
+	Side  string `json:"side"`
+	Phase string `json:"phase"`
+	Start string `json:"started"`
+}
+
+// records reads the journal of a host as "migrate history --json" shows it,
+// the newest migration of each side last.
+func records(h *testhost.Host) (list []record) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := h.Output(ctx, "sh", "-c", "head -qn1 /var/lib/migrate/journal/*.json 2>/dev/null; true")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(out) {
+		var r record
+		if json.Unmarshal([]byte(line), &r) == nil && r.Side != "" {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(x, y record) int { return strings.Compare(x.Start, y.Start) })
+	return list
+}
+
+// checkJournals compares who has the workload with what both hosts say of it.
+func (c *crash) checkJournals(t *testing.T, where *testhost.Host) {
+	t.Helper()
+	want := "rolled-back"
+	if where == c.b {
+		want = "done"
+	}
+	for _, h := range []*testhost.Host{c.a, c.b} {
+		if list := records(h); len(list) > 0 {
+			if got := list[len(list)-1].Phase; got != want {
+				t.Errorf("%s runs the workload; the journal of %s says %s, want %s", where.Name, h.Name, got, want)
+			}
+		}
+	}
+	if code := exitCode(c.cmd); where == c.b && code == 4 || where == c.a && code == 0 {
+		t.Errorf("%s runs the workload; migrate move ended with %d", where.Name, code)
+	}
+}
+
+// watchForTwo asks both hosts all the time. The answer of A between two of B's
+// would be a second copy.
+func (c *crash) watchForTwo(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ctx.Err() == nil {
+			answers := len(copies(c.load, c.b)) == 1 && len(copies(c.load, c.a)) == 1 && len(copies(c.load, c.b)) == 1
+			if answers && ctx.Err() == nil {
+				t.Errorf("two copies ran at the same time")
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+	return func() { cancel(); done.Wait() }
+}
