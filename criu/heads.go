@@ -22,6 +22,13 @@ const (
 	adviceChain      = "the earlier dump that this one builds on is gone or damaged; start the move again"
 	adviceTransport  = "the receiver of the memory ended or its connection broke; see its own error"
 	adviceCPU        = "move to a host whose CPU has the same features, or hide them on the source"
+	adviceUring      = "turn io_uring off in the program; a ring cannot be migrated"
+	adviceMapping    = "stop what uses it (GPU, perf, bpf, io_uring); it cannot be migrated"
+	adviceBuild      = "install the same version of the program and its libraries on both hosts"
+	adviceMissing    = "copy it to the same path on this host"
+	advicePID        = "end that process, wait until it is gone, or move the workload as a capsule, which has its own PIDs"
+	adviceDebugger   = "end gdb, strace or the like on it, then move again"
+	adviceTerminal   = "start it with setsid, or with migrate run"
 	adviceConnection = "close the connections, or say what to do with them (--tcp)"
 )
 
@@ -53,7 +60,7 @@ var connections = []head{
 	when(`Can't dump half of stream unix connection\.(.*)`, "a unix socket of the workload is connected to a process outside of it$1",
 		"close that connection (a message bus, a log service, a container engine), or move both processes as one tree"),
 	when(`External socket is used`, "a unix socket of the workload is connected to a process outside of it",
-		"close that connection, or allow datagram sockets to be left without their peer"),
+		"close that connection, then move again"),
 	when(`Can't dump name-less external socket`, "a unix socket of the workload is connected to a process outside of it, and has no name",
 		"close that connection, or move both processes as one tree"),
 	when(`(?:Netlink: )?The socket has data to read`, "a netlink socket of the workload has data that was not read yet", adviceWait),
@@ -61,26 +68,26 @@ var connections = []head{
 
 // files-reg.c, files-ext.c, fsnotify.c, file-lock.c, tty.c, pidfd.c, files.c
 var files = []head{
-	when(`Can't create link remap for (.+?)\. Use`, "$1 was deleted under that name and has other names", "move with link remap, or make the program close the file"),
+	when(`Can't create link remap for (.+)\. Use`, "$1 was deleted under that name and has other names", "make the program close the file, then move again"),
 	when(`Can't dump ghost file (.+) of (\d+) size, increase limit`, "the deleted file $1 of $2 bytes is still open and is larger than the limit",
 		"raise the limit for deleted files (--ghost-limit), or make the program close it"),
 	when(`Can't dump that handle|Can't find suitable path for handle`, "a file that the workload watches (inotify, fanotify) cannot be found by its handle",
 		"stop watching files on overlay or tmpfs, then move again"),
-	when(`File (.+) has bad size (\d+) \(expect (\d+)\)`, "$1 has $2 bytes here, and had $3 on the source", adviceSync),
-	when(`File (.+) has bad mode`, "$1 has another mode here than on the source", adviceSync),
-	when(`File (.+) has bad build-ID`, "$1 is another build here than on the source", "install the same version of the program and its libraries on both hosts"),
-	when(`Can't open file (.+) on restore: No such file`, "$1 is missing here", "copy it to the same path, or ship its directory (--sync)"),
-	when(`Can't open file (.+): No such file`, "$1 is missing here", "copy it to the same path, or ship its directory (--sync)"),
-	when(`(?:Can't|Unable to) open (?:file )?([^:]+?)(?: on restore)?: No such file`, "$1 is missing here", "copy it to the same path, or ship its directory (--sync)"),
-	when(`Can't dump file (\d+) of that type \[\d*\] \((.*io_uring.*)\)`, "file descriptor $1 is an io_uring ring ($2)",
-		"turn io_uring off in the program; a ring cannot be migrated"),
+	// Paths in these are relative to the root of the tree.
+	when(`File /?(.+) has bad size (\d+) \(expect (\d+)\)`, "/$1 has $2 bytes here, and had $3 on the source", adviceSync),
+	when(`File /?(.+) has bad mode (\d+) \(expect (\d+)\)`, "/$1 has mode $2 here, and had $3 on the source", adviceSync),
+	when(`File /?(.+) has bad build-ID`, "/$1 is another build here than on the source", adviceBuild),
+	when(`Can't open file /?(.+?)(?: on restore)?: No such file`, "/$1 is missing here", adviceMissing),
+	when(`send_fds failed \(-22\)`, "the workload has a file descriptor that the kernel does not let anyone pass on, such as an io_uring ring", adviceUring),
+	when(`Can't dump file (\d+) of that type \[\d*\] \((.*io_uring.*)\)`, "file descriptor $1 is an io_uring ring ($2)", adviceUring),
 	when(`Can't dump file (\d+) of that type \[\d*\] \((.*userfaultfd.*)\)`, "file descriptor $1 is a userfaultfd ($2)", adviceNotMovable),
 	when(`Can't dump file (\d+) of that type \[\d*\] \((.*perf_event.*)\)`, "file descriptor $1 is a performance counter ($2)", "stop the profiler, then move again"),
 	when(`Can't dump file (\d+) of that type \[\d*\] \((.*nvidia.*|.*kfd.*|.*/dri/.*)\)`, "file descriptor $1 is a GPU ($2)", "a GPU needs a CRIU plugin that knows it; "+adviceNotMovable),
 	when(`Can't dump file (\d+) of that type \[\d*\] \((.*)\)`, "file descriptor $1 is of a kind that cannot be saved ($2)", adviceNotMovable),
 	when(`Some file locks are hold by dumping tasks`, "the workload holds file locks", "move with --file-locks"),
 	when(`Found dangling tty with sid (\d+) pgid (\d+)(.*)`, "the workload uses a terminal of session $1, which is not part of it",
-		"start it with setsid, or with migrate run"),
+		adviceTerminal),
+	when(`Found slave peer index (\d+) without correspond master peer`, "the workload uses a terminal whose other end is outside of it", adviceTerminal),
 	when(`PIDFD_THREAD flag is currently not supported`, "the workload holds a pidfd of a single thread, which CRIU does not know", adviceNotMovable),
 	when(`Can't lookup mount=(\d+) for fd=(-?\d+)(?: path=(.*))?`, "file descriptor $2 is open on a mount that the workload's mount namespace does not have ($3)",
 		"make the program close it; it was inherited from outside of the namespace"),
@@ -88,10 +95,12 @@ var files = []head{
 
 // proc_parse.c, cr-dump.c
 var mappings = []head{
+	when(`Unknown shit \d+ \((.*)\)`, "the workload has memory mapped that belongs to a device or to io_uring ($1)", adviceMapping),
+	when(`Can't open (\d+)'s mapfile link (\S+): No such device`, "process $1 has memory mapped that belongs to a device or to io_uring (at $2)", adviceMapping),
 	when(`Unsupported mapping found ([0-9a-f]+-[0-9a-f]+)`, "the workload has memory mapped that belongs to a device or to io_uring (at $1)",
-		"stop what uses it (GPU, perf, bpf, io_uring); it cannot be migrated"),
+		adviceMapping),
 	when(`Can't handle non-regular mapping on (\d+)`, "process $1 has memory mapped that belongs to a device or to io_uring",
-		"stop what uses it (GPU, perf, bpf, io_uring); it cannot be migrated"),
+		adviceMapping),
 	when(`Sysv shmem ([0-9a-f]+) with (?:a |tail )?hole not supported`, "System V shared memory $1 is only partly mapped", adviceNotMovable),
 	when(`Task (\d+) with SysVIPC shmem map .* doesn't live in IPC ns`, "process $1 uses System V shared memory of the host",
 		"start the workload in an IPC namespace of its own"),
@@ -101,18 +110,19 @@ var mappings = []head{
 var processes = []head{
 	when(`Unseizable non-zombie (\d+) found, state D`, "process $1 sleeps in the kernel or its cgroup is frozen by somebody else",
 		"thaw its cgroup, or wait until the disk or file server answers"),
-	when(`Unseizable non-zombie (\d+) found.*`, "process $1 is being traced by a debugger, or cannot be stopped", "end gdb, strace or the like on it, then move again"),
-	when(`SEIZE (\d+): can't interrupt task: Operation not permitted`, "process $1 is being traced by a debugger", "end gdb, strace or the like on it, then move again"),
+	when(`(?i)(?:SEIZE (\d+): can't interrupt task|Unable to interrupt task: (\d+)).*Operation not permitted`,
+		"process $1$2 is being traced by a debugger", adviceDebugger),
+	when(`Unseizable non-zombie (\d+) found.*`, "process $1 is being traced by a debugger, or cannot be stopped", adviceDebugger),
 	when(`SEIZE (\d+): (?:task not stopped after seize|can't wait task.*)`, "process $1 could not be stopped", adviceWait),
 	when(`Timeout reached\. Try to interrupt`, "the workload could not be stopped in time", "thaw its cgroup if somebody froze it, or wait until it is idle"),
 	when(`Unable to freeze cgroup (\S+)`, "the cgroup $1 could not be frozen in time", adviceWait+"; with cgroup v1 raise the freeze timeout"),
 	when(`Zombie thread not supported`, "a thread of the workload is ending", adviceWait),
 	when(`Individually stopped threads not supported`, "single threads of the workload are stopped", adviceWait),
 	when(`(\d+) has rseq but kernel lacks get_rseq_conf feature`, "process $1 uses restartable sequences, and this kernel cannot tell which", "use Linux 5.13 or newer"),
-	when(`Consider using --shell-job option`, "the workload belongs to the session of a shell outside of it", "start it with setsid, or with migrate run"),
+	when(`Consider using --shell-job option`, "the workload belongs to the session of a shell outside of it", adviceTerminal),
 	when(`Current sid (\d+) intersects with (\w+)`, "session $1 of the restoring process is a number that the workload needs", "move again"),
-	when(`Can't fork for (\d+): File exists`, "PID $1 is taken on this host", "end that process, wait until it is gone, or move the workload as a capsule, which has its own PIDs"),
-	when(`Pid (\d+) do not match expected (\d+)`, "PID $2 is taken on this host", "end that process, wait until it is gone, or move the workload as a capsule, which has its own PIDs"),
+	when(`Can't fork for (\d+): File exists`, "PID $1 is taken on this host", advicePID),
+	when(`Pid (\d+) do not match expected (\d+)`, "PID $2 is taken on this host", advicePID),
 }
 
 // namespaces.c, pstree.c, timens.c, net.c
