@@ -42,7 +42,7 @@ func (c *Client) Attach(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	if err != nil {
 		return err
 	}
-	if st, err := c.State(ctx); err == nil && st.State == Running {
+	if st, err := c.State(ctx); err == nil && st.State == Running && st.Exit == nil {
 		return ErrSlow
 	}
 	return nil

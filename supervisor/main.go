@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ import (
 // nothing.
 func Main(ctx context.Context, args []string) error {
 	ready := readyPipe()
+	closeInherited()
 	s, err := setUp(args)
 	if err != nil {
 		fmt.Fprintln(ready, err)
@@ -39,6 +41,25 @@ func readyPipe() io.WriteCloser {
 	}
 	unix.CloseOnExec(readyFD)
 	return os.NewFile(readyFD, "ready")
+}
+
+// closeInherited closes what the starter left open by mistake, such as its
+// terminal or a lock: whatever came through execve(2) lacks the flag that every
+// descriptor of a Go program's own has.
+func closeInherited() {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range fds {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 type nopCloser struct{ io.Writer }

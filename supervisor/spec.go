@@ -34,7 +34,7 @@ type Status struct {
 	Failure   *migrate.Failure `json:"failure,omitempty"`
 	Held      *Hold            `json:"held,omitempty"`
 	Resumed   *Resumed         `json:"resumed,omitempty"`
-	Exit      *Exit            `json:"exit,omitempty"`
+	Exit      *Exit            `json:"exit,omitempty"` // of the root; what it left may still run, and the logs be written
 	MovedTo   string           `json:"moved-to,omitempty"`
 }
 

@@ -52,14 +52,13 @@ func (s *server) supervise() {
 	<-root.done
 	exit := exitOf(root.status, time.Now())
 	s.log.Info("the workload's root ended", "code", exit.Code, "signal", exit.Signal)
-	s.recordExit(&exit)
+	s.recordExit(exit)
 	s.outlast()
 	s.stdio.finish()
 	if err := s.group.Remove(); err != nil {
 		s.log.Error("removing the workload's cgroup", "cause", err)
 	}
 	s.unmark()
-	s.update(func(st *Status) { st.Exit = &exit })
 	s.over(Exited)
 }
 
@@ -71,14 +70,15 @@ func exitOf(ws unix.WaitStatus, now time.Time) Exit {
 	return Exit{Code: ws.ExitStatus(), Time: now}
 }
 
-func (s *server) recordExit(exit *Exit) {
-	s.mu.Lock()
-	exit.Moved = s.status.MovedTo != ""
-	s.record.Ended = exit.Time
-	if !exit.Moved {
-		s.record.State, s.record.ExitCode, s.record.Signal = workload.Exited, exit.Code, exit.Signal
-	}
-	s.mu.Unlock()
+func (s *server) recordExit(exit Exit) {
+	s.update(func(st *Status) {
+		exit.Moved = st.MovedTo != ""
+		st.Exit = &exit
+		s.record.Ended = exit.Time
+		if !exit.Moved {
+			s.record.State, s.record.ExitCode, s.record.Signal = workload.Exited, exit.Code, exit.Signal
+		}
+	})
 	s.save()
 }
 
