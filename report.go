@@ -72,7 +72,7 @@ type Round struct {
 // Clock is what happened to the workload's monotonic clocks.
 type Clock struct {
 	Policy    ClockPolicy `json:"policy"`
-	Outage    Millis      `json:"outage-ms"`           // as added to the clocks, or hidden from them
+	Outage    Millis      `json:"outage-ms"`           // how long the workload stood still: what continue adds to its clocks and pause hides
 	Offset    int64       `json:"monotonic-offset-ns"` // of the workload's time namespace on the target
 	Bound     int64       `json:"error-bound-ns"`      // of the host-to-host clock comparison
 	Namespace bool        `json:"time-namespace"`      // false: the target has none, the host's clock is used

@@ -96,6 +96,7 @@ func (v *move) resumed(m transport.Running) {
 	v.report.Clock = m.Clock
 	here := m.ResumedAt.Monotonic - v.diff.Monotonic.Offset
 	v.report.Downtime = migrate.Millis(here - v.frozenAt.Monotonic)
+	v.report.Clock.Outage = v.report.Downtime
 }
 
 // settle journals the outcome of the commit.

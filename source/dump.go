@@ -70,7 +70,6 @@ type dump struct {
 	sender  *sender
 	served  chan error
 	conn    net.Conn
-	begun   time.Time
 	wire    uint64
 	round   int
 }
@@ -94,7 +93,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	}
 	d := &dump{
 		move: v, child: child, conn: ours, served: make(chan error, 1),
-		round: len(v.report.Rounds) + 1,
+		round: len(v.report.Rounds) + 1, wire: v.session.BytesSent(),
 	}
 	d.options = d.dumpOptions()
 	d.sender = newSender(ctx, out, d.round, v.codec())

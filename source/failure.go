@@ -1,7 +1,6 @@
 package source
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -38,7 +37,7 @@ func (p *peerAbort) Failure() migrate.Failure { return p.failure }
 func Failure(err error) migrate.Failure {
 	var own interface{ Failure() migrate.Failure }
 	switch {
-	case errors.Is(err, Cancelled), errors.Is(err, context.Canceled):
+	case errors.Is(err, Cancelled):
 		return migrate.Failure{What: "the move was cancelled", Advice: "the workload runs on here; move it again when you like"}
 	case errors.Is(err, errTimeout):
 		return migrate.Failure{What: errTimeout.Error(), Advice: "allow more with --timeout, or raise --bandwidth"}
@@ -56,7 +55,7 @@ func statusOf(err error) migrate.Status {
 	switch {
 	case errors.As(err, &b):
 		return migrate.StatusBlocked
-	case errors.Is(err, Cancelled), errors.Is(err, context.Canceled):
+	case errors.Is(err, Cancelled):
 		return migrate.StatusCancelled
 	}
 	return migrate.StatusFailed

@@ -20,7 +20,8 @@ const pageSize = 4096
 // them to one stream in the order in which they were given. Its methods are
 // for one goroutine.
 type sender struct {
-	ctx   context.Context
+	outer context.Context // of the caller
+	ctx   context.Context // ends with the first error of a worker
 	group *errgroup.Group
 	work  chan *job
 	order chan *job
@@ -66,9 +67,9 @@ func (s *roundStats) count(b *transport.Batch) {
 // newSender starts the workers. Callers must call finish, also after an error.
 func newSender(ctx context.Context, out *transport.PageWriter, round int, codec transport.Codec) *sender {
 	workers := runtime.GOMAXPROCS(0)
-	group, ctx := errgroup.WithContext(ctx)
+	group, inner := errgroup.WithContext(ctx)
 	s := &sender{
-		ctx: ctx, group: group, out: out, round: uint32(round), codec: codec,
+		outer: ctx, ctx: inner, group: group, out: out, round: uint32(round), codec: codec,
 		work:  make(chan *job, 2*workers),
 		order: make(chan *job, 4*workers),
 		stats: &roundStats{Round: migrate.Round{Round: round}},
@@ -132,5 +133,5 @@ func (s *sender) finish() (transport.StreamDigest, error) {
 	if err := s.group.Wait(); err != nil {
 		return transport.StreamDigest{}, err
 	}
-	return s.out.End(s.ctx)
+	return s.out.End(s.outer)
 }

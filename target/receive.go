@@ -18,6 +18,7 @@ import (
 	"migrate/supervisor"
 	"migrate/target/pagestore"
 	"migrate/transport"
+	"migrate/workload"
 )
 
 // A receiver is one migration coming in. One goroutine takes it from Prepare
@@ -49,7 +50,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 	if _, err := migrate.ParseID(string(o.ID)); err != nil {
 		return err
 	}
-	if err := o.Options.Validate(); err != nil {
+	if err := errors.Join(workload.ValidName(o.Workload.Name), o.Options.Validate()); err != nil {
 		return err
 	}
 	check, err := a.check(ctx, o)
@@ -84,8 +85,14 @@ func (a *Agent) newReceiver(id migrate.ID, o transport.Offer) *receiver {
 	}
 }
 
-// run takes a migration to its end. Until it is held, every error discards it.
+// run takes a migration to its end. Its record comes first, and its ID can be
+// in the journal only once, so no peer can get between another and its receiver.
+//
+// Until it is held, every error discards it.
 func (r *receiver) run(ctx context.Context, s *transport.Session) error {
+	if err := r.begin(s); err != nil {
+		return err
+	}
 	r.register()
 	defer r.unregister()
 	err := r.toHeld(ctx, s)
@@ -117,7 +124,7 @@ func (r *receiver) unregister() {
 
 // toHeld prepares, takes pages and images, and restores.
 func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
-	if err := r.prepare(ctx, s); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
 	if err := s.Send(ctx, transport.Prepared{}); err != nil {
@@ -172,13 +179,13 @@ func pong(ctx context.Context, s *transport.Session, m transport.ClockPing) erro
 
 // prepare reserves memory and a directory, and starts the supervisor with its
 // CRIU, so that nothing has to start inside the downtime.
-func (r *receiver) prepare(ctx context.Context, s *transport.Session) error {
+func (r *receiver) prepare(ctx context.Context) error {
 	w := r.offer.Workload
 	r.reserved = reservation(w.MemoryBytes)
 	r.mu.Lock()
 	r.Agent.reserved += r.reserved
 	r.mu.Unlock()
-	if err := r.begin(s); err != nil {
+	if err := r.step(migrate.Prepare, nil); err != nil {
 		return err
 	}
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
@@ -241,10 +248,7 @@ func (r *receiver) begin(s *transport.Session) error {
 		Peer: r.offer.ReplyTo, PeerName: s.Peer(), StoreDir: r.dir,
 		Started: time.Now(), Status: migrate.StatusActive, Options: r.offer.Options,
 	})
-	if err != nil {
-		return err
-	}
-	return r.step(migrate.Prepare, nil)
+	return err
 }
 
 // step journals a phase, then gives a crash test its chance.
