@@ -40,7 +40,10 @@ type ChildOptions struct {
 	Cgroups []string
 	// Files are inherited by the child; [Child.FD] tells their numbers there.
 	// The caller closes its own copies, after Start.
-	Files  []*os.File
+	Files []*os.File
+	// Stdin is the child's standard input; nil means /dev/null. With ShellJob, a
+	// restore takes the terminal that the tree's session had from it (tty.c).
+	Stdin  *os.File
 	Dir    string       // working directory of the child; default the caller's
 	Stderr io.Writer    // nil means discard; the end of it is in errors either way
 	Logger *slog.Logger // nil means discard
@@ -83,6 +86,9 @@ func (t Tool) Start(ctx context.Context, o ChildOptions) (*Child, error) {
 	c.cmd = exec.Command(t.Path, "swrk", strconv.Itoa(rpcFD))
 	c.cmd.ExtraFiles = append([]*os.File{theirs}, o.Files...)
 	c.cmd.Dir = o.Dir
+	if o.Stdin != nil {
+		c.cmd.Stdin = o.Stdin
+	}
 	c.cmd.Stderr = c.stderr
 	if o.Stderr != nil {
 		c.cmd.Stderr = io.MultiWriter(c.stderr, o.Stderr)
