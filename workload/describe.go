@@ -207,6 +207,8 @@ func (f Facts) terminals() []migrate.Terminal {
 
 func (m FileFacts) isChar() bool { return m.Mode&unix.S_IFMT == unix.S_IFCHR }
 
+func (m FileFacts) isDevice() bool { return m.isChar() || m.Mode&unix.S_IFMT == unix.S_IFBLK }
+
 // ttyDevice converts tty_nr of proc_pid_stat(5) to a device number.
 func ttyDevice(nr uint32) uint64 {
 	return unix.Mkdev(nr>>8&0xfff, nr&0xff|nr>>12&0xfff00)

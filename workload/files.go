@@ -165,18 +165,25 @@ func readMaps(pid int) ([]Mapping, error) {
 }
 
 // parseMap reads "START-END PERMS OFFSET DEVICE INODE PATH" of proc_pid_maps(5),
-// and is not ok for anonymous memory.
+// and returns the name that the mapping has in map_files. Anonymous memory is
+// not ok.
 func parseMap(line string) (m Mapping, span string, ok bool) {
 	f := strings.SplitN(line, " ", 6)
 	if len(f) < 6 || len(f[1]) != 4 {
 		return Mapping{}, "", false
 	}
-	start, _, _ := strings.Cut(f[0], "-")
-	m.Start, _ = strconv.ParseUint(start, 16, 64)
+	from, to, _ := strings.Cut(f[0], "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	if err1 != nil || err2 != nil {
+		return Mapping{}, "", false
+	}
+	m.Start = start
 	m.Inode, _ = strconv.ParseUint(f[4], 10, 64)
 	m.Path = strings.TrimLeft(f[5], " ")
 	m.Write = f[1][1] == 'w' && f[1][3] == 's'
-	return m, f[0], m.Inode != 0 || m.Path == "[uprobes]"
+	// maps pads its numbers to eight digits, map_files does not.
+	return m, fmt.Sprintf("%x-%x", start, end), m.Inode != 0 || m.Path == "[uprobes]"
 }
 
 // readMemory returns how many bytes a dump of the process holds, as far as can

@@ -50,7 +50,7 @@ const (
 // migrate.TCPRefuse.
 func (f Facts) Blockers() []migrate.Finding {
 	root := f.Root()
-	if root.PID == 1 || root.Kernel {
+	if system(root.Process) {
 		return []migrate.Finding{{Code: CodeHostInit, What: who(root) + " belongs to the system itself", Advice: "choose another process"}}
 	}
 	if root.State == 'Z' {
@@ -310,7 +310,7 @@ func (f Facts) mappingBlocker(t TaskFacts, m Mapping) (migrate.Finding, bool) {
 	case strings.HasPrefix(m.Path, "/SYSV"):
 		return blocker(CodeSysVShm, who(t)+" has System V shared memory of the host attached",
 			"run it in an IPC namespace of its own, or let it use POSIX shared memory"), !f.own("ipc")
-	case m.isChar() && m.Rdev != unix.Mkdev(majorMemory, 5): // /dev/zero
+	case m.isDevice() && m.Rdev != unix.Mkdev(majorMemory, 5): // /dev/zero
 		return blocker(CodeDevice, fmt.Sprintf("%s has the device %s mapped", who(t), m.Path), "close it before the move"), true
 	case m.Mode&unix.S_IFMT == unix.S_IFREG:
 		return pathBlocker("a mapped file of "+who(t), m.FileFacts)

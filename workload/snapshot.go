@@ -30,7 +30,12 @@ func Snapshot(ctx context.Context, root int) (Facts, error) {
 	if f.Ours, err = proc.ReadNamespaces(f.Caller); err != nil {
 		return f, err
 	}
-	for _, p := range proc.Tree(all, root) {
+	tree := proc.Tree(all, root)
+	if len(tree) > 0 && system(tree[0]) {
+		f.Tasks = []TaskFacts{{Process: tree[0]}}
+		return f, nil
+	}
+	for _, p := range tree {
 		t, err := readTask(p)
 		if proc.Gone(err) {
 			continue
@@ -50,13 +55,17 @@ func Snapshot(ctx context.Context, root int) (Facts, error) {
 	return f, f.markStuck(ctx)
 }
 
+// system reports whether a process is the host's own. Nothing more is asked about
+// it: its tree is the whole host.
+func system(p proc.Process) bool { return p.PID == 1 || p.Kernel }
+
 func readTask(p proc.Process) (TaskFacts, error) {
 	t := TaskFacts{Process: p}
 	var err error
 	if t.Status, err = proc.ReadStatus(p.PID, p.PID); err != nil {
 		return t, err
 	}
-	if p.State == 'Z' || p.Kernel {
+	if p.State == 'Z' {
 		return t, nil
 	}
 	if t.Namespaces, err = proc.ReadNamespaces(p.PID); err != nil {
