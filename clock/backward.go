@@ -43,7 +43,7 @@ type clockJump struct {
 }
 
 func jump(name string, offset time.Duration, between Bounds) clockJump {
-	if !between.Known() {
+	if !between.usable() {
 		return clockJump{name: name, least: -1}
 	}
 	return clockJump{name, between.Offset - between.Error - offset, true}

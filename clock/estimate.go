@@ -35,6 +35,10 @@ var unknown = Bounds{Error: math.MaxInt64}
 // Known reports whether the bounds say anything.
 func (b Bounds) Known() bool { return b.Error < unknown.Error }
 
+// usable reports whether the bounds can be calculated with: no overflow, and
+// nothing that only a peer without sense would say.
+func (b Bounds) usable() bool { return b.Offset.Abs() <= limit/2 && b.Error <= limit/4 }
+
 // Inverse returns the difference as the remote host sees it.
 func (d Difference) Inverse() Difference {
 	d.Monotonic.Offset = -d.Monotonic.Offset

@@ -110,7 +110,7 @@ func (r Restore) outage() migrate.ClockReading {
 // elapsed returns how much time passed at least between a reading of the
 // source's clock and one of the target's, and the bounds' error.
 func elapsed(target, source time.Duration, between Bounds) (least, bound time.Duration) {
-	if !between.Known() || between.Offset.Abs() > limit/2 || between.Error > limit/4 {
+	if !between.usable() {
 		return 0, 0
 	}
 	return max(0, target-source-between.Offset-between.Error), between.Error
