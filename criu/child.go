@@ -41,8 +41,9 @@ type ChildOptions struct {
 	// Files are inherited by the child; [Child.FD] tells their numbers there.
 	// The caller closes its own copies, after Start.
 	Files []*os.File
-	// Stdin is the child's standard input; nil means /dev/null. With ShellJob, a
-	// restore takes the terminal that the tree's session had from it (tty.c).
+	// Stdin is the child's standard input; nil means /dev/null. If it is given,
+	// the child stays in the caller's session: with ShellJob, a restore takes the
+	// controlling terminal and the session from CRIU (tty.c, pstree.c).
 	Stdin  *os.File
 	Dir    string       // working directory of the child; default the caller's
 	Stderr io.Writer    // nil means discard; the end of it is in errors either way
@@ -52,8 +53,8 @@ type ChildOptions struct {
 // Child is a running "criu swrk", which serves one dump or one restore. Its
 // methods must not be called at the same time, except Close, PID and FD.
 //
-// It runs in a session of its own: a ^C on the caller's terminal must not
-// reach a CRIU at work.
+// It runs in a session of its own, unless [ChildOptions].Stdin is given: a ^C
+// on the caller's terminal must not reach a CRIU at work.
 type Child struct {
 	tool   Tool
 	sock   *socket
@@ -94,7 +95,7 @@ func (t Tool) Start(ctx context.Context, o ChildOptions) (*Child, error) {
 		c.cmd.Stderr = io.MultiWriter(c.stderr, o.Stderr)
 	}
 	c.cmd.WaitDelay = pipeGrace
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: o.Stdin == nil}
 	if err := c.cmd.Start(); err != nil {
 		sock.close()
 		return nil, fmt.Errorf("starting criu: %w", err)
