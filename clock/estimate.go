@@ -39,13 +39,6 @@ func (b Bounds) Known() bool { return b.Error < unknown.Error }
 // nothing that only a peer without sense would say.
 func (b Bounds) usable() bool { return b.Offset.Abs() <= limit/2 && b.Error <= limit/4 }
 
-// Inverse returns the difference as the remote host sees it.
-func (d Difference) Inverse() Difference {
-	d.Monotonic.Offset = -d.Monotonic.Offset
-	d.Boottime.Offset = -d.Boottime.Offset
-	return d
-}
-
 // maxDrift is how much two clocks may drift apart: the kernel lets NTP slew a
 // clock by up to 500 ppm (MAXFREQ in linux/timex.h), one each way.
 const maxDrift = 1000e-6

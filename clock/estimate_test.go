@@ -81,11 +81,3 @@ func TestAfter(t *testing.T) {
 		t.Errorf("After(10s) = %+v, want %+v and unknown", d, want)
 	}
 }
-
-func TestInverse(t *testing.T) {
-	d := Difference{Monotonic: Bounds{5, 1}, Boottime: Bounds{-6, 2}}
-	want := Difference{Monotonic: Bounds{-5, 1}, Boottime: Bounds{6, 2}}
-	if got := d.Inverse(); got != want {
-		t.Errorf("Inverse = %+v, want %+v", got, want)
-	}
-}
