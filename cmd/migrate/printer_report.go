@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"migrate"
+)
+
+// result ends a move: how it ended on standard output, why it failed on
+// standard error.
+func (p *textPrinter) result(r *migrate.Report) {
+	p.clear()
+	fmt.Fprintln(p.out, plain(headline(r)))
+	if r.Status == migrate.StatusCompleted {
+		p.facts(summary(r))
+	}
+	p.findings(r)
+	if r.Error != nil {
+		p.failure(*r.Error, 0)
+	}
+}
+
+// findings tells on standard error what preflight found. Warnings of a move
+// were told when they came up.
+func (p *textPrinter) findings(r *migrate.Report) {
+	for _, b := range r.Blockers {
+		p.line("blocked: %s", b.What)
+		p.hint(b.Advice)
+	}
+}
+
+// headline says in one line who has the workload now.
+func headline(r *migrate.Report) string {
+	src, dst := hostOr(r.SourceHost, "this host"), hostOr(r.TargetHost, "the target")
+	switch r.Status {
+	case migrate.StatusCompleted:
+		return fmt.Sprintf("%s moved from %s to %s in %s, downtime %s", r.Workload, src, dst, duration(r.TotalTime), duration(r.Downtime))
+	case migrate.StatusBlocked:
+		return fmt.Sprintf("%s cannot move to %s: %s in the way; it runs on %s as before", r.Workload, dst, count(len(r.Blockers), "thing"), src)
+	case migrate.StatusCancelled:
+		return fmt.Sprintf("%s stays on %s: the move to %s was cancelled", r.Workload, src, dst)
+	case migrate.StatusFailed:
+		return fmt.Sprintf("%s stays on %s: the move to %s failed", r.Workload, src, dst)
+	case migrate.StatusInDoubt:
+		return fmt.Sprintf("%s is in doubt: frozen on %s until %s tells whether it runs there (migration %s)", r.Workload, src, dst, r.ID)
+	}
+	return fmt.Sprintf("%s is on its way from %s to %s", r.Workload, src, dst)
+}
+
+func hostOr(name, otherwise string) string {
+	if name == "" {
+		return otherwise
+	}
+	return name
+}
+
+// fact is one line of a report: a word and what there is to say.
+type fact struct{ name, text string }
+
+// summary is what anybody wants to know about a move.
+func summary(r *migrate.Report) []fact {
+	return []fact{
+		{"downtime", fmt.Sprintf("%s (frozen on the source for %s)", duration(r.Downtime), duration(r.FrozenTime))},
+		{"memory", fmt.Sprintf("%s, %s on the wire in %s", size(r.MemoryBytes), size(r.Transferred), count(len(r.Rounds), "round"))},
+		{"clock", clockText(r.Clock)},
+		{"details", "migrate report " + string(r.ID)},
+	}
+}
+
+func clockText(c migrate.Clock) string {
+	switch {
+	case c.Policy == "":
+		return "not reached"
+	case !c.Namespace:
+		return fmt.Sprintf("%s: the target has no time namespaces, the workload sees the host's clocks", c.Policy)
+	case c.Policy == migrate.ClockPause:
+		return fmt.Sprintf("pause: %s of outage hidden from monotonic clocks", duration(c.Outage))
+	}
+	return fmt.Sprintf("%s: monotonic clocks advanced by %s, certain to ±%s", c.Policy, duration(c.Outage), time.Duration(c.Bound).Round(time.Microsecond))
+}
+
+func (p *textPrinter) facts(list []fact) {
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	for _, f := range list {
+		fmt.Fprintf(w, "  %s\t%s\n", f.name, plain(f.text))
+	}
+	w.Flush()
+}
+
+// report tells all about a move.
+func (p *textPrinter) report(r *migrate.Report) {
+	fmt.Fprintln(p.out, plain(headline(r)))
+	facts := []fact{
+		{"id", string(r.ID)},
+		{"status", fmt.Sprintf("%s, owner %s", r.Status, r.Owner)},
+		{"started", r.Started.Format(time.RFC3339)},
+		{"took", duration(r.TotalTime)},
+	}
+	facts = append(facts, summary(r)[:3]...)
+	if r.Tracker != "" {
+		facts = append(facts, fact{"tracker", trackerText(r)})
+	}
+	p.facts(facts)
+	p.phases(r.Phases)
+	p.rounds(r.Rounds)
+	p.section("warnings", r.Warnings)
+	p.section("blockers", r.Blockers)
+	if f := r.Error; f != nil {
+		fmt.Fprintln(p.out, "\nerror")
+		p.facts(errorFacts(*f))
+	}
+}
+
+func trackerText(r *migrate.Report) string {
+	if r.TrackerWhy == "" {
+		return string(r.Tracker)
+	}
+	return fmt.Sprintf("%s (%s)", r.Tracker, r.TrackerWhy)
+}
+
+func errorFacts(f migrate.Failure) []fact {
+	facts := []fact{{"what", f.What}}
+	if f.Cause != "" {
+		facts = append(facts, fact{"cause", f.Cause})
+	}
+	if f.Advice != "" {
+		facts = append(facts, fact{"hint", f.Advice})
+	}
+	return facts
+}
+
+func (p *textPrinter) section(title string, list []migrate.Finding) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintf(p.out, "\n%s\n", title)
+	for _, f := range list {
+		fmt.Fprintf(p.out, "  %s\n", plain(f.String()))
+	}
+}
+
+// phases draws when each phase was, on a common scale.
+func (p *textPrinter) phases(list []migrate.PhaseTiming) {
+	if len(list) == 0 {
+		return
+	}
+	var whole migrate.Millis
+	for _, t := range list {
+		whole = max(whole, t.Start+t.Duration)
+	}
+	fmt.Fprintln(p.out)
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "  PHASE\tSTART\tDURATION\t")
+	for _, t := range list {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", plain(t.Name), duration(t.Start), duration(t.Duration), bar(t, whole))
+	}
+	w.Flush()
+}
+
+// barWidth is the length of the whole move in phases.
+const barWidth = 40
+
+func bar(t migrate.PhaseTiming, whole migrate.Millis) string {
+	if whole <= 0 {
+		return ""
+	}
+	at := func(m migrate.Millis) int { return int(barWidth * m / whole) }
+	from := min(at(t.Start), barWidth-1)
+	return strings.Repeat(" ", from) + strings.Repeat("=", max(1, at(t.Start+t.Duration)-from))
+}
+
+func (p *textPrinter) rounds(list []migrate.Round) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(p.out)
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "  ROUND\tPAGES\tSENT\tZERO\tUNCHANGED\tWIRE\tDURATION\tMBIT/S\tDIRTY RATE")
+	for _, r := range list {
+		name := fmt.Sprint(r.Round)
+		if r.Final {
+			name += " final"
+		}
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\t%d\t%s\t%s\t%.1f\t%s/s\n", name, r.Pages, r.Sent, r.Zero, r.Unchanged,
+			size(r.Transferred), duration(r.Duration), r.Mbps, size(r.DirtyRate))
+	}
+	w.Flush()
+}

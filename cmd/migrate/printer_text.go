@@ -1,0 +1,180 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"migrate"
+)
+
+// textPrinter writes for people: the result to out, the rest to err. On a
+// terminal, width is its columns, and progress is one line that is written
+// again and again; in a pipe width is 0 and progress is plain lines.
+type textPrinter struct {
+	out, err io.Writer
+	quiet    bool
+	width    int
+
+	drawn bool           // a status line is on the screen
+	said  migrate.Millis // when progress was last told in a pipe
+	phase migrate.Phase
+}
+
+// pipeEvery is the distance of progress lines in a pipe.
+const pipeEvery = migrate.Millis(5 * time.Second)
+
+func (p *textPrinter) event(e migrate.Event) {
+	if p.quiet {
+		return
+	}
+	switch {
+	case e.Phase != nil:
+		p.phase = *e.Phase
+		p.step(string(e.ID), *e.Phase)
+	case e.Round != nil:
+		p.line("%s", roundLine(*e.Round))
+	case e.Progress != nil:
+		p.progress(*e.Progress)
+	case e.Warning != nil:
+		p.line("warning: %s", e.Warning.What)
+		p.hint(e.Warning.Advice)
+	}
+}
+
+// step tells that a phase begins.
+func (p *textPrinter) step(id string, phase migrate.Phase) {
+	switch {
+	case phase == migrate.Connect:
+		p.line("migration %s", id)
+	case p.width > 0:
+		p.status(phase.String())
+	default:
+		p.line("%s", phase)
+	}
+}
+
+func (p *textPrinter) progress(g migrate.Progress) {
+	if p.width > 0 {
+		p.status(progressLine(g))
+		return
+	}
+	if g.Elapsed-p.said >= pipeEvery {
+		p.said = g.Elapsed
+		p.line("%s", progressLine(g))
+	}
+}
+
+// progressLine says where a move stands, what is not known left out.
+func progressLine(g migrate.Progress) string {
+	parts := []string{fmt.Sprintf("%s round %d  %.0f%%", g.Phase, g.Round, g.Percent())}
+	if g.Mbps > 0 {
+		parts = append(parts, fmt.Sprintf("%.0f Mbit/s", g.Mbps))
+	}
+	if g.DirtyRate > 0 {
+		parts = append(parts, "dirty "+size(g.DirtyRate)+"/s")
+	}
+	if g.Expected > 0 {
+		parts = append(parts, "downtime ~"+duration(g.Expected))
+	}
+	if g.ETA > 0 {
+		parts = append(parts, "ETA "+duration(g.ETA))
+	}
+	return strings.Join(parts, "  ")
+}
+
+func roundLine(r migrate.Round) string {
+	kind := fmt.Sprintf("round %d", r.Round)
+	if r.Final {
+		kind += " (final)"
+	}
+	s := fmt.Sprintf("%s: %d of %d pages sent, %s on the wire in %s", kind, r.Sent, r.Pages, size(r.Transferred), duration(r.Duration))
+	if r.DirtyRate > 0 {
+		s += ", dirty rate " + size(r.DirtyRate) + "/s"
+	}
+	return s
+}
+
+// status replaces the status line.
+func (p *textPrinter) status(s string) {
+	if r := []rune(s); len(r) >= p.width {
+		s = string(r[:p.width-1])
+	}
+	fmt.Fprintf(p.err, "\r\x1b[K%s", plain(s))
+	p.drawn = true
+}
+
+// line writes one line that stays.
+func (p *textPrinter) line(format string, args ...any) {
+	p.clear()
+	fmt.Fprintf(p.err, "migrate: %s\n", plain(fmt.Sprintf(format, args...)))
+}
+
+func (p *textPrinter) clear() {
+	if p.drawn {
+		fmt.Fprint(p.err, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+func (p *textPrinter) hint(advice string) {
+	if advice != "" {
+		p.line("hint: %s", advice)
+	}
+}
+
+func (p *textPrinter) note(format string, args ...any) { p.line(format, args...) }
+
+func (p *textPrinter) failure(f migrate.Failure, _ int) {
+	p.line("%s", f.What)
+	if f.Cause != "" && f.Cause != f.What {
+		p.line("cause: %s", f.Cause)
+	}
+	p.hint(f.Advice)
+}
+
+func (p *textPrinter) list(head []string, rows []row) {
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, strings.Join(head, "\t"))
+	for _, r := range rows {
+		cells := r.cells()
+		for i := range cells {
+			cells[i] = plain(cells[i])
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	w.Flush()
+}
+
+// size writes a number of bytes in binary units.
+func size(n uint64) string {
+	units := []string{"KiB", "MiB", "GiB", "TiB"}
+	if n < 1<<10 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v := float64(n)
+	unit := ""
+	for _, unit = range units {
+		v /= 1 << 10
+		if v < 1000 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
+// duration writes m with three digits that matter.
+func duration(m migrate.Millis) string {
+	d := time.Duration(m)
+	switch {
+	case d < 10*time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(100 * time.Microsecond).String()
+	case d < time.Minute:
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}

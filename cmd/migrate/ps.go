@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"migrate"
+	"migrate/journal"
+	"migrate/workload"
+)
+
+type psOptions struct{ all bool }
+
+const psLong = `Lists the workloads that were started on this host with "migrate run", or
+arrived here: those that run, and those that ended within a day, with how.`
+
+const psExample = `  migrate ps
+  migrate ps --all --json`
+
+func newPsCommand(a *app) *cobra.Command {
+	var opts psOptions
+	cmd := &cobra.Command{
+		Use:     "ps",
+		Short:   "List the workloads of this host",
+		Long:    psLong,
+		Example: psExample,
+		Args:    exactly(""),
+		RunE: func(*cobra.Command, []string) error {
+			return runPs(a, opts)
+		},
+	}
+	cmd.Flags().BoolVarP(&opts.all, "all", "a", false, "also those that ended longer ago")
+	a.bindJSON(cmd.Flags())
+	return cmd
+}
+
+// recently is for how long ended workloads are listed without being asked for.
+const recently = 24 * time.Hour
+
+func runPs(a *app, opts psOptions) error {
+	p := a.printer()
+	list, err := workload.List(a.stateDir)
+	if err != nil {
+		p.note("warning: %v", err)
+	}
+	_, moves, err := a.records(p, "")
+	if err != nil {
+		return err
+	}
+	rows := []row{}
+	for _, r := range list {
+		if opts.all || r.Ended.IsZero() || time.Since(r.Ended) < recently {
+			rows = append(rows, psRowOf(r, moves))
+		}
+	}
+	p.list([]string{"NAME", "KIND", "STATUS", "PID", "STARTED", "COMMAND"}, rows)
+	return nil
+}
+
+// psRow is one workload of this host.
+type psRow struct {
+	Type      string         `json:"type"` // always "workload"
+	Name      string         `json:"name"`
+	Ref       string         `json:"ref"` // as SRC of a move
+	Kind      workload.Kind  `json:"kind"`
+	State     workload.State `json:"state"`
+	Status    string         `json:"status"` // state with the circumstances, in words
+	PID       int            `json:"pid"`    // 0 if it does not run
+	Command   []string       `json:"command"`
+	Started   time.Time      `json:"started"`
+	Arrived   *time.Time     `json:"arrived,omitempty"`
+	Ended     *time.Time     `json:"ended,omitempty"`
+	ExitCode  *int           `json:"exit-code,omitempty"`
+	Signal    int            `json:"signal,omitempty"`
+	MovedTo   string         `json:"moved-to,omitempty"`
+	Migration migrate.ID     `json:"migration,omitempty"`
+}
+
+func (r psRow) cells() []string {
+	pid := "-"
+	if r.PID != 0 {
+		pid = fmt.Sprint(r.PID)
+	}
+	return []string{r.Name, string(r.Kind), r.Status, pid, r.Started.Local().Format(time.DateTime), strings.Join(r.Command, " ")}
+}
+
+// psRowOf tells how a workload stands now; moves are all migrations of this
+// host, newest first.
+func psRowOf(r workload.Record, moves []journal.Record) psRow {
+	out := psRow{
+		Type: "workload", Name: r.Name, Ref: refOf(r), Kind: r.Kind, State: r.State, PID: r.LiveRoot(),
+		Command: orEmpty(r.Command), Started: r.Started, Signal: r.Signal, MovedTo: r.MovedTo, Migration: r.Migration,
+	}
+	if out.State == workload.Running && out.PID == 0 {
+		out.State = workload.Lost // its supervisor ended first, or both with the host
+	}
+	if !r.Arrived.IsZero() {
+		out.Arrived = &r.Arrived
+	}
+	if !r.Ended.IsZero() {
+		out.Ended = &r.Ended
+	}
+	if out.State == workload.Exited {
+		out.ExitCode = &r.ExitCode
+	}
+	out.Status = statusText(out)
+	for _, m := range moves {
+		if m.Name == r.Name && !m.Phase.Over() {
+			out.Status = fmt.Sprintf("%s (migration %s, %s)", out.State, m.ID, m.Phase)
+		}
+	}
+	return out
+}
+
+func statusText(r psRow) string {
+	switch {
+	case r.State == workload.Exited && r.Signal != 0:
+		return fmt.Sprintf("exited (signal %d)", r.Signal)
+	case r.State == workload.Exited:
+		return fmt.Sprintf("exited (%d)", *r.ExitCode)
+	case r.State == workload.Moved:
+		return "moved to " + r.MovedTo
+	}
+	return string(r.State)
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// interruptible returns a context that SIGINT, SIGTERM and SIGHUP cancel with
+// cause. said is called with how often one came, from 1. A closed pipe on the
+// output is an error there and no longer ends the program: a move that died so
+// would leave its workload frozen.
+func interruptible(ctx context.Context, cause error, said func(n int)) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 8)
+	broken := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1)
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	signal.Notify(broken, syscall.SIGPIPE) // not ignored: children would inherit that
+	done := make(chan struct{})
+	go func() {
+		for n := 1; ; n++ {
+			select {
+			case <-signals:
+				cancel(cause)
+				said(n)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		signal.Stop(broken)
+		close(done)
+		cancel(nil)
+	}
+}

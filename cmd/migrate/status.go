@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"migrate"
+	"migrate/journal"
+	"migrate/source"
+)
+
+const statusLong = `Lists the migrations under way on this host, as a source or as a target, and
+those that a dead process left unfinished. With ID it shows that one, also if it
+is over.
+
+Exit status:
+  0  done
+  1  the command line is wrong
+  4  there is no such migration
+  5  one of those shown is in doubt`
+
+const statusExample = `  migrate status
+  migrate status 0123456789abcdef --json`
+
+func newStatusCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "status [ID]",
+		Short:             "Show migrations under way",
+		Long:              statusLong,
+		Example:           statusExample,
+		Args:              atMostOne("ID"),
+		ValidArgsFunction: completeID(a, false),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return runStatus(a, args)
+		},
+	}
+	a.bindJSON(cmd.Flags())
+	return cmd
+}
+
+func runStatus(a *app, args []string) error {
+	p := a.printer()
+	id := ""
+	if len(args) > 0 {
+		id = args[0]
+	}
+	j, list, err := a.records(p, id)
+	if err != nil {
+		return err
+	}
+	rows, code := []row{}, codeOK
+	for _, r := range list {
+		if id == "" && r.Phase.Over() {
+			continue
+		}
+		s := a.statusOf(j, r)
+		if s.Status == migrate.StatusInDoubt {
+			code = codeInDoubt
+		}
+		rows = append(rows, s)
+	}
+	p.list([]string{"ID", "SIDE", "WORKLOAD", "PEER", "STATUS", "PROGRESS"}, rows)
+	return end(code)
+}
+
+// statusRow is one side of one migration.
+type statusRow struct {
+	Type     string            `json:"type"` // always "migration"
+	ID       migrate.ID        `json:"id"`
+	Side     migrate.Side      `json:"side"`
+	Workload string            `json:"workload"`
+	Name     string            `json:"name"` // of the workload on its host
+	Peer     string            `json:"peer"`
+	Phase    migrate.Phase     `json:"phase"`
+	Status   migrate.Status    `json:"status"`
+	Owner    migrate.Owner     `json:"owner"`
+	Live     bool              `json:"live"` // a process on this host works on it
+	Started  time.Time         `json:"started"`
+	Updated  time.Time         `json:"updated"`
+	Progress *migrate.Progress `json:"progress,omitempty"`
+	Error    *migrate.Failure  `json:"error,omitempty"`
+}
+
+func (r statusRow) cells() []string {
+	return []string{string(r.ID), string(r.Side), r.Workload, r.Peer, string(r.Status), r.progressText()}
+}
+
+func (r statusRow) progressText() string {
+	switch {
+	case r.Progress != nil && r.Progress.Total > 0:
+		return progressLine(*r.Progress)
+	case !r.Phase.Over() && !r.Live:
+		return fmt.Sprintf("%s; nobody works on it: migrate recover %s", r.Phase, r.ID)
+	}
+	return r.Phase.String()
+}
+
+// statusOf joins what the journal holds with what a live process says.
+func (a *app) statusOf(j *journal.Journal, r journal.Record) statusRow {
+	alive := live(j, r)
+	row := statusRow{
+		Type: "migration", ID: r.ID, Side: r.Side, Workload: r.Workload, Name: r.Name, Peer: peerOf(r),
+		Phase: r.Phase, Status: statusOf(r, alive), Owner: ownerOf(r), Live: alive,
+		Started: r.Started, Updated: r.Updated, Error: r.Reason,
+	}
+	if r.Side == migrate.Source && alive {
+		if g, err := source.Ask(a.runDir, r.ID, "status"); err == nil {
+			row.Progress = &g
+		}
+	}
+	return row
+}
+
+// peerOf names the other host.
+func peerOf(r journal.Record) string {
+	if r.PeerName != "" {
+		return r.PeerName
+	}
+	return r.Peer
+}
