@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate"
+	"migrate/clock"
 	"migrate/criu"
 	"migrate/workload"
 	"migrate/workload/cgroup"
@@ -20,9 +21,11 @@ import (
 // attempt is one CRIU child, and the pipes and terminals that were made for
 // what it is to restore. Each try has its own: CRIU fills the pipes.
 type attempt struct {
-	child *criu.Child
-	stdio *stdio
-	keys  []string // what each file given to CRIU stands for
+	child  *criu.Child
+	stdio  *stdio
+	keys   []string // what each file given to CRIU stands for
+	job    bool     // standard input of CRIU is the terminal of a shell job
+	timens bool     // a restore on this host makes a time namespace
 
 	ctx    context.Context // ends to call the restore off
 	cancel context.CancelCauseFunc
@@ -51,15 +54,37 @@ var (
 	errCRIUDied  = errors.New("criu died while it held the restored tree")
 )
 
+// jobTerminal reports whether t belongs to the session of the shell that the
+// tree is a job of. CRIU has no key for that one: the restored tree gets CRIU's
+// standard input instead.
+func jobTerminal(w migrate.Workload, t migrate.Terminal) bool { return w.ShellJob && t.Control }
+
+// takeTerminal makes f the controlling terminal of this process, which leads a
+// session, in place of the one from an earlier attempt: the restored job will be
+// in our session, and its terminal's signals go to it.
+func takeTerminal(f *os.File) error {
+	if old, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0); err == nil {
+		err = unix.IoctlSetInt(int(old.Fd()), unix.TIOCNOTTY, 0)
+		if err = errors.Join(err, old.Close()); err != nil {
+			return fmt.Errorf("giving up a terminal: %w", err)
+		}
+	}
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.TIOCSCTTY, 0); err != nil {
+		return fmt.Errorf("taking a terminal: %w", err)
+	}
+	return nil
+}
+
 // newAttempt makes pipes and terminals like those of w, and starts CRIU with
 // them in the group.
 func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.Group) (*attempt, error) {
 	a := &attempt{
 		stdio:   newStdio(workload.RecordDir(s.cfg.stateDir, s.cfg.name), w.LogLimit, s.log),
+		timens:  clock.Supported(),
 		verdict: make(chan verdict, 1), criuDied: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
-	files, err := a.guestFiles(w)
+	files, stdin, err := a.guestFiles(w)
 	defer func() {
 		for _, f := range files {
 			if !a.isTerminal(f) {
@@ -68,7 +93,7 @@ func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.G
 		}
 	}()
 	if err == nil {
-		err = s.startCRIU(a, criuPath, files, group)
+		err = s.startCRIU(a, criuPath, files, stdin, group)
 	}
 	if err != nil {
 		a.stdio.close()
@@ -78,7 +103,7 @@ func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.G
 }
 
 // guestFiles makes what the restored tree gets in place of what it had.
-func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, err error) {
+func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, stdin *os.File, err error) {
 	for _, p := range w.Pipes {
 		var f *os.File
 		if p.Write {
@@ -87,19 +112,26 @@ func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, err error) {
 			f, err = a.stdio.pipeIn()
 		}
 		if err != nil {
-			return files, err
+			return files, nil, err
 		}
 		files = append(files, f)
 	}
 	for _, t := range w.Terminals {
 		f, err := a.stdio.terminal(Size{Rows: t.Rows, Columns: t.Columns})
 		if err != nil {
-			return files, err
+			return files, nil, err
+		}
+		if jobTerminal(w, t) {
+			if err := takeTerminal(f); err != nil {
+				return files, nil, err
+			}
+			stdin = f
+			continue
 		}
 		files = append(files, f)
 	}
-	a.keys = keys(w)
-	return files, nil
+	a.keys, a.job = keys(w), stdin != nil
+	return files, stdin, nil
 }
 
 func (a *attempt) isTerminal(f *os.File) bool {
@@ -113,8 +145,17 @@ func keys(w migrate.Workload) []string {
 	for _, p := range w.Pipes {
 		k = append(k, fmt.Sprintf("pipe:[%d]", p.Inode))
 	}
+	return append(k, External(w)...)
+}
+
+// External returns CRIU's names for the terminals of w whose other end is not
+// dumped: what a dump has to be told so that our restore can replace them.
+func External(w migrate.Workload) []string {
+	var k []string
 	for _, t := range w.Terminals {
-		k = append(k, fmt.Sprintf("tty[%x:%x]", t.Rdev, t.Dev))
+		if !jobTerminal(w, t) {
+			k = append(k, fmt.Sprintf("tty[%x:%x]", t.Rdev, t.Dev))
+		}
 	}
 	return k
 }
@@ -122,7 +163,8 @@ func keys(w migrate.Workload) []string {
 // fits reports whether the attempt has all that a restore of w needs: between
 // prepare and freeze a workload may have opened or closed some.
 func (a *attempt) fits(w migrate.Workload) bool {
-	return !slices.ContainsFunc(keys(w), func(k string) bool { return !slices.Contains(a.keys, k) })
+	job := slices.ContainsFunc(w.Terminals, func(t migrate.Terminal) bool { return jobTerminal(w, t) })
+	return job == a.job && !slices.ContainsFunc(keys(w), func(k string) bool { return !slices.Contains(a.keys, k) })
 }
 
 func (a *attempt) inherit(w migrate.Workload) []criu.InheritFD {
@@ -133,7 +175,7 @@ func (a *attempt) inherit(w migrate.Workload) []criu.InheritFD {
 	return fds
 }
 
-func (s *server) startCRIU(a *attempt, path string, files []*os.File, group *cgroup.Group) error {
+func (s *server) startCRIU(a *attempt, path string, files []*os.File, stdin *os.File, group *cgroup.Group) error {
 	tool := criu.Tool{Path: path}
 	return s.reaper.startOther(func() (pid int, err error) {
 		if path == "" {
@@ -141,7 +183,7 @@ func (s *server) startCRIU(a *attempt, path string, files []*os.File, group *cgr
 				return 0, err
 			}
 		}
-		a.child, err = tool.Start(a.ctx, criu.ChildOptions{Cgroups: group.Dirs(), Files: files, Dir: "/", Logger: s.log})
+		a.child, err = tool.Start(a.ctx, criu.ChildOptions{Cgroups: group.Dirs(), Files: files, Stdin: stdin, Dir: "/", Logger: s.log})
 		if err != nil {
 			return 0, err
 		}

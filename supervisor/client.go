@@ -138,7 +138,9 @@ type stopArgs struct {
 	Signal  int           `json:"signal"`
 }
 
-// Wait returns how the workload ended, once it has.
+// Wait returns how the workload ended, once it has. A supervisor ends with its
+// workload: if it has already, the error matches [ErrGone], and the workload's
+// record tells.
 func (c *Client) Wait(ctx context.Context) (Exit, error) {
 	return call[Exit](ctx, c, "wait", nil)
 }

@@ -51,11 +51,11 @@ func dumpedClocks(dir string, spec ClockSpec) (c clocks, err error) {
 
 // write sets the clocks in the image to what they should show from this very
 // moment on.
-func (c clocks) write(spec RestoreSpec) (migrate.Clock, error) {
+func (c clocks) write(spec RestoreSpec, supported bool) (migrate.Clock, error) {
 	tree := migrate.ClockReading{Monotonic: time.Duration(spec.Workload.MonoOffset), Boottime: time.Duration(spec.Workload.BootOffset)}
 	r := clock.Restore{
 		Policy: spec.Options.Clock, Image: c.Dumped, Tree: tree, Between: spec.Clock.Difference,
-		Namespace: c.Name != "" && clock.Supported(),
+		Namespace: c.Name != "" && supported,
 	}
 	if c.Name == "" {
 		r.Image.Monotonic = spec.Clock.FrozenAt.Monotonic + tree.Monotonic

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -170,14 +171,17 @@ func state(t *testing.T, c *Client) Status {
 }
 
 // waitExit waits until the workload and its supervisor have ended.
-func waitExit(t *testing.T, c *Client) Exit {
-	t.Helper()
-	pid := state(t, c).PID
-	e, err := c.Wait(t.Context())
-	if err != nil {
-		t.Fatal(err)
+func (h *testHost) waitExit(c *Client, name string) Exit {
+	h.t.Helper()
+	e, err := c.Wait(h.t.Context())
+	r := h.record(name)
+	if errors.Is(err, ErrGone) {
+		e, err = Exit{Code: r.ExitCode, Signal: r.Signal}, nil
 	}
-	waitGone(t, pid)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	waitGone(h.t, r.Supervisor.PID)
 	return e
 }
 
@@ -202,11 +206,6 @@ func (h *testHost) dumpAs(c *Client, name string, root int, group string) dumped
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.facts, _, err = workload.Inspect(t.Context(), root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.facts.Kind = string(workload.Capsule)
 	g, err := cgroup.Open(group)
 	if err != nil {
 		t.Fatal(err)
@@ -215,15 +214,17 @@ func (h *testHost) dumpAs(c *Client, name string, root int, group string) dumped
 	if err := g.Freeze(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	d.facts, _, err = workload.Inspect(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.facts.Kind = string(workload.Capsule)
 	child, err := tool.Start(t.Context(), criu.ChildOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer child.Close()
-	o := criu.DumpOptions{PID: root, ImagesDir: d.images, FreezeCgroup: g.Path(), ShellJob: d.facts.ShellJob, LinkRemap: true}
-	for _, term := range d.facts.Terminals {
-		o.External = append(o.External, fmt.Sprintf("tty[%x:%x]", term.Rdev, term.Dev))
-	}
+	o := criu.DumpOptions{PID: root, ImagesDir: d.images, FreezeCgroup: g.Path(), ShellJob: d.facts.ShellJob, LinkRemap: true, External: External(d.facts), NetworkLockNFTables: true}
 	if c != nil {
 		if err := c.MovedAway(t.Context(), "elsewhere", "0123456789abcdef"); err != nil {
 			t.Fatal(err)
@@ -302,29 +303,35 @@ func kill(t *testing.T, pid int) {
 
 func sysProcSetsid() *unix.SysProcAttr { return &unix.SysProcAttr{Setsid: true} }
 
-// dumpForeign dumps a process that nobody supervises.
+// dumpForeign dumps a child of ours that nobody supervises, and reaps its
+// tree: a zombie keeps the number of its group.
 func (h *testHost) dumpForeign(cmd *exec.Cmd) dumped {
 	h.t.Helper()
-	name := "s-foreign"
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		h.t.Fatal(err)
 	}
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-	g, err := cgroup.Create(name)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { g.Remove() })
-	if _, err := g.Adopt(h.t.Context(), cmd.Process.Pid); err != nil {
-		h.t.Fatal(err)
-	}
-	d := h.dumpAs(nil, name, cmd.Process.Pid, g.Path())
+	d := h.dumpTree(cmd.Process.Pid)
+	cmd.Wait()
 	for _, task := range d.facts.Tasks {
-		for { // a zombie keeps the number of its group
+		for {
 			if _, err := unix.Wait4(task.PID, nil, 0, nil); err != unix.EINTR {
 				break
 			}
 		}
 	}
 	return d
+}
+
+func (h *testHost) dumpTree(pid int) dumped {
+	h.t.Helper()
+	g, err := cgroup.Create("s-foreign")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { g.Remove() })
+	if _, err := g.Adopt(h.t.Context(), pid); err != nil {
+		h.t.Fatal(err)
+	}
+	return h.dumpAs(nil, "s-foreign", pid, g.Path())
 }

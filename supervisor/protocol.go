@@ -117,6 +117,14 @@ func listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	defer dir.Close() // and with it the lock: of two that start at once, one is first
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
 	if conn, err := dial(path); err == nil {
 		conn.Close()
 		name := strings.TrimSuffix(filepath.Base(path), ".sock")
@@ -126,7 +134,7 @@ func listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	var l *net.UnixListener
-	err := throughDir(path, func(short string) (err error) {
+	err = throughDir(path, func(short string) (err error) {
 		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short})
 		return err
 	})

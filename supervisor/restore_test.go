@@ -95,7 +95,7 @@ func TestRestoreResume(t *testing.T) {
 	eventually(t, "more output", func() bool { return strings.Count(h.log("s-rr-b", "stdout"), "\n") > 3 })
 	checkTimens(t, d, hold, h.record("s-rr-b"))
 	os.WriteFile(stop, nil, 0o600)
-	if e := waitExit(t, c); e.Code != 9 {
+	if e := h.waitExit(c, "s-rr-b"); e.Code != 9 {
 		t.Errorf("exit = %+v, want 9", e)
 	}
 	inOrder(t, src.log("s-rr", "stdout"), h.log("s-rr-b", "stdout"))
@@ -401,7 +401,7 @@ func TestRestoreProcess(t *testing.T) {
 	h.waitLog("s-rp-b", "stdout", "\n")
 	os.WriteFile(stop, nil, 0o600)
 	eventually(t, "the exit in the record", func() bool { return h.record("s-rp-b").ExitCode == 8 })
-	if e := waitExit(t, c); e.Code != 8 {
+	if e := h.waitExit(c, "s-rp-b"); e.Code != 8 {
 		t.Errorf("exit = %+v", e)
 	}
 	if got := h.log("s-rp-b", "stdout"); !strings.HasSuffix(got, "late\n") {

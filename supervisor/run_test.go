@@ -18,7 +18,7 @@ import (
 func TestRun(t *testing.T) {
 	h := newHost(t)
 	c := h.runIn("s-run", script(`echo out; echo err >&2; ls /proc/self/fd | tr '\n' ' '; echo; exit 7`))
-	e := waitExit(t, c)
+	e := h.waitExit(c, "s-run")
 	if e.Code != 7 || e.Signal != 0 {
 		t.Errorf("exit = %+v, want code 7", e)
 	}
@@ -53,7 +53,7 @@ func TestRunOptions(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost(t)
 			name := "s-opt-" + tt.name
-			waitExit(t, h.runIn(name, tt.spec))
+			h.waitExit(h.runIn(name, tt.spec), name)
 			got := h.log(name, "stdout")
 			if tt.want != "" && got != tt.want {
 				t.Errorf("output = %q, want %q", got, tt.want)
@@ -144,7 +144,7 @@ func TestSIGTERMStops(t *testing.T) {
 func TestOrphans(t *testing.T) {
 	h := newHost(t)
 	c := h.runIn("s-orphan", script(`(sh -c 'sleep 0.1; echo orphan' &); sleep 0.3; ls -d /proc/[0-9]* >/dev/null; echo end`))
-	waitExit(t, c)
+	h.waitExit(c, "s-orphan")
 	if got := h.log("s-orphan", "stdout"); got != "orphan\nend\n" {
 		t.Errorf("stdout.log = %q", got)
 	}
@@ -190,7 +190,7 @@ func TestLogLimit(t *testing.T) {
 	h := newHost(t)
 	spec := script(`i=0; while [ $i -lt 100 ]; do echo 0123456789012345678; sleep 0.001; i=$((i+1)); done`)
 	spec.LogLimit = 1000
-	waitExit(t, h.runIn("s-limit", spec))
+	h.waitExit(h.runIn("s-limit", spec), "s-limit")
 	now, old := h.log("s-limit", "stdout"), ""
 	if b, err := os.ReadFile(logPath(workload.RecordDir(h.state, "s-limit"), "stdout") + ".1"); err == nil {
 		old = string(b)

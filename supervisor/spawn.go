@@ -9,8 +9,6 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"migrate/workload/cgroup"
 )
 
 // A process is born with the namespaces and version 1 cgroups of the thread
@@ -53,14 +51,15 @@ func takeSteps(steps []step, f func() error) (err error) {
 }
 
 // intoTasks is a step into the version 1 cgroup dir, where threads have a
-// cgroup each.
+// cgroup each. The way back is to the top of the hierarchy, or to our own group
+// if that is there.
 func intoTasks(dir string) step {
 	return func() (func() error, error) {
-		home, err := cgroup.Create(ownGroup)
-		if err != nil {
-			return nil, err
+		home := filepath.Join(filepath.Dir(dir), ownGroup)
+		if _, err := os.Stat(home); err != nil {
+			home = filepath.Dir(filepath.Dir(dir))
 		}
-		return func() error { return moveThread(home.Path()) }, moveThread(dir)
+		return func() error { return moveThread(home) }, moveThread(dir)
 	}
 }
 

@@ -43,9 +43,8 @@ func (s *server) save() {
 	}
 }
 
-// supervise records that the workload runs, waits for its end and records that.
+// supervise waits for the workload's end and records it.
 func (s *server) supervise() {
-	s.save()
 	s.mu.Lock()
 	root := s.root
 	s.mu.Unlock()
@@ -138,8 +137,7 @@ func (s *server) stop(ctx context.Context, a stopArgs) (Exit, error) {
 	}
 	timeout := cmp.Or(a.Timeout, StopTimeout)
 	if timeout > 0 {
-		sig := syscall.Signal(cmp.Or(a.Signal, int(unix.SIGTERM)))
-		if err := s.reaper.signal(st.Root, sig); err != nil && err != unix.ESRCH {
+		if err := s.signal(st.Root, syscall.Signal(cmp.Or(a.Signal, int(unix.SIGTERM)))); err != nil {
 			return Exit{}, err
 		}
 	}
@@ -154,6 +152,19 @@ func (s *server) stop(ctx context.Context, a stopArgs) (Exit, error) {
 		timer.Stop()
 	}
 	return exit, err
+}
+
+// signal sends sig to the root, or to each process that it left running.
+func (s *server) signal(root int, sig syscall.Signal) error {
+	err := s.reaper.signal(root, sig)
+	if err != unix.ESRCH {
+		return err
+	}
+	pids, err := s.group.Procs()
+	for _, pid := range pids {
+		_ = unix.Kill(pid, sig) // or it has ended
+	}
+	return err
 }
 
 // terminate is the answer to SIGTERM.
