@@ -53,10 +53,7 @@ func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (r
 	}
 	log := filepath.Join(work, req.GetOpts().GetLogFile())
 	resp, err := c.call(ctx, "restore", req, log, hook)
-	if err != nil {
-		return 0, err
-	}
-	return int(resp.GetRestore().GetPid()), nil
+	return int(resp.GetRestore().GetPid()), err
 }
 
 // call sends req, answers hooks until CRIU's own answer comes, and turns a
@@ -74,7 +71,7 @@ func (c *Child) call(ctx context.Context, op string, req *rpc.CriuReq, log strin
 	case resp.GetSuccess() && err == nil: // refused too late for CRIU to give up
 		return resp, fmt.Errorf("criu %s went on: %w", op, x.refusal)
 	case ctx.Err() != nil && !x.decided:
-		return nil, errors.Join(fmt.Errorf("criu %s: %w", op, context.Cause(ctx)), x.refusal, c.Close())
+		return nil, errors.Join(fmt.Errorf("criu %s: %w", op, x.cancelled(ctx)), c.Close())
 	case err != nil:
 		return nil, errors.Join(x.refusal, c.lost(op, err, log))
 	case x.refusal != nil:
@@ -134,6 +131,15 @@ func (x *exchange) ask(ctx context.Context, ev HookEvent) bool {
 	}
 	x.refusal = errors.Join(x.refusal, err)
 	return err == nil
+}
+
+// cancelled is ctx's cause, once, with what hooks refused.
+func (x *exchange) cancelled(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(x.refusal, cause) {
+		return x.refusal
+	}
+	return errors.Join(cause, x.refusal)
 }
 
 // checkType refuses an answer to another question. CRIU answers EMPTY to a

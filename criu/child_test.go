@@ -80,13 +80,13 @@ func dumpAnswer(ok bool) *rpc.CriuResp {
 func dumpOf(t *testing.T) DumpOptions { return DumpOptions{PID: 1, ImagesDir: t.TempDir()} }
 
 func TestUnknownHookIsRefused(t *testing.T) {
-	var yes bool
+	answer := make(chan bool, 1)
 	c := scripted(t, func(conn *net.UnixConn) {
-		yes = ask(conn, "pre-coffee")
+		answer <- ask(conn, "pre-coffee")
 		sendAnswer(conn, dumpAnswer(false))
 	})
 	err := c.Dump(t.Context(), dumpOf(t), func(context.Context, HookEvent) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "pre-coffee") || yes {
+	if yes := <-answer; err == nil || !strings.Contains(err.Error(), "pre-coffee") || yes {
 		t.Errorf("Dump = %v, answer %v, want an error and no", err, yes)
 	}
 }
@@ -98,9 +98,9 @@ func TestHookGetsFile(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
+	fd := int(w.Fd())
 	c := scripted(t, func(conn *net.UnixConn) {
-		ask(conn, string(OrphanPTSMaster), int(w.Fd()))
-		ask(conn, string(PreResume), int(w.Fd())) // nobody wants this one
+		ask(conn, string(OrphanPTSMaster), fd)
 		sendAnswer(conn, dumpAnswer(true))
 	})
 	err = c.Dump(t.Context(), dumpOf(t), func(_ context.Context, ev HookEvent) error {
@@ -165,11 +165,14 @@ func openFiles(t *testing.T) int {
 func TestTooLateToRefuse(t *testing.T) {
 	c := scripted(t, func(conn *net.UnixConn) {
 		ask(conn, string(PreResume))
-		sendAnswer(conn, dumpAnswer(true))
+		sendAnswer(conn, &rpc.CriuResp{
+			Type: rpc.CriuReqType_RESTORE.Enum(), Success: proto.Bool(true), Restore: &rpc.CriuRestoreResp{Pid: proto.Int32(7)},
+		})
 	})
-	err := c.Dump(t.Context(), dumpOf(t), func(context.Context, HookEvent) error { return errors.New("no") })
-	if err == nil || !strings.Contains(err.Error(), "went on") {
-		t.Errorf("Dump = %v, want an error that says CRIU went on", err)
+	o := RestoreOptions{ImagesDir: t.TempDir()}
+	pid, err := c.Restore(t.Context(), o, func(context.Context, HookEvent) error { return errors.New("no") })
+	if pid != 7 || err == nil || !strings.Contains(err.Error(), "went on") {
+		t.Errorf("Restore = %d, %v, want 7 and an error that says CRIU went on", pid, err)
 	}
 }
 

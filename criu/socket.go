@@ -69,7 +69,7 @@ func (s *socket) send(req *rpc.CriuReq) error {
 		return fmt.Errorf("encoding request to criu: %w", err)
 	}
 	if _, err := s.conn.Write(b); err != nil {
-		return fmt.Errorf("sending request to criu: %w", err)
+		return fmt.Errorf("sending request to criu: %w", closed(err))
 	}
 	return nil
 }
@@ -77,15 +77,20 @@ func (s *socket) send(req *rpc.CriuReq) error {
 // errClosed means that CRIU closed the socket without an answer.
 var errClosed = errors.New("criu ended without an answer")
 
+// closed is err, or errClosed if that is what err means.
+func closed(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return errClosed
+	}
+	return err
+}
+
 // receive reads one answer and the file that came with it, or nil. The file
 // is close-on-exec, and the caller's.
 func (s *socket) receive() (*rpc.CriuResp, *os.File, error) {
 	n, oobn, flags, _, err := s.conn.ReadMsgUnix(s.buf, s.oob)
 	if err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-			err = errClosed
-		}
-		return nil, nil, fmt.Errorf("reading criu's answer: %w", err)
+		return nil, nil, fmt.Errorf("reading criu's answer: %w", closed(err))
 	}
 	file, err := takeFile(s.oob[:oobn])
 	if err != nil {

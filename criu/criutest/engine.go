@@ -35,6 +35,8 @@ type Process interface {
 	State() State
 	// Alive makes the process do something, and fails if it does not.
 	Alive() error
+	// Kill sends SIGKILL, which a frozen process may see only once it is thawed.
+	Kill()
 	// Cgroup is the directory of the cgroup that the process is in.
 	Cgroup() string
 	// Monotonic is the process's own CLOCK_MONOTONIC.

@@ -29,7 +29,7 @@ func NewFake(t testing.TB) Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf("#!/bin/sh\n%s='%s' exec '%s' \"$@\"\n", fakeVariable, dir, exe)
+	script := fmt.Sprintf("#!/bin/sh\nexport GORACE=atexit_sleep_ms=0 # the race detector's second of rest is longer than any test\n%s='%s' exec '%s' \"$@\"\n", fakeVariable, dir, exe)
 	path := filepath.Join(dir, "criu")
 	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
@@ -113,6 +113,13 @@ func (p fakeProcess) Alive() error {
 		return fmt.Errorf("process %d is %s", p.pid, s)
 	}
 	return nil
+}
+
+// Kill ends the process.
+func (p fakeProcess) Kill() {
+	if err := p.world.set(p.pid, Gone); err != nil {
+		panic(err)
+	}
 }
 
 // Cgroup returns the process's cgroup.

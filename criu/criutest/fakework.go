@@ -55,7 +55,7 @@ func (f *fakeCRIU) dump() error {
 	if frozen && f.opts.GetFreezeCgroup() != p.Cgroup {
 		return fmt.Errorf("Unseizable non-zombie %d found, state D, err -1/3", pid)
 	}
-	if err := errors.Join(setFrozen(p.Cgroup, false), f.world.set(pid, Stopped)); err != nil {
+	if err := errors.Join(setFrozen(p.Cgroup, false), f.world.hold(p)); err != nil {
 		return err
 	}
 	err := f.save(p)

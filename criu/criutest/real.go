@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,9 +19,52 @@ import (
 	"migrate/criu"
 )
 
-// NewReal returns the engine of this machine's CRIU. It skips the test when
-// it does not run as root, and fails it when there is no usable CRIU.
+// freezer is a cgroup hierarchy that can freeze.
+type freezer struct {
+	fstype, option string // of its mount
+	root           string // where it is mounted
+	line           string // what its line in /proc/PID/cgroup begins with, behind the number
+	file, on, off  string
+	status, frozen string // the file that tells, and what it then holds
+}
+
+var (
+	unified = freezer{fstype: "cgroup2", line: ":", file: "cgroup.freeze", on: "1", off: "0", status: "cgroup.events", frozen: "frozen 1"}
+	legacy  = freezer{
+		fstype: "cgroup", option: "freezer", line: "freezer:",
+		file: "freezer.state", on: "FROZEN", off: "THAWED", status: "freezer.state", frozen: "FROZEN",
+	}
+)
+
+// NewReal returns the engine of this machine's CRIU, with cgroup v2. It skips
+// the test when it does not run as root, and fails it when there is no usable
+// CRIU.
 func NewReal(t testing.TB) Engine {
+	t.Helper()
+	f, ok := unified.find()
+	if !ok {
+		t.Fatal("cgroup v2 is not mounted")
+	}
+	return newReal(t, f)
+}
+
+// NewRealV1 is [NewReal] with the v1 freezer, which has to be there: see [HasV1].
+func NewRealV1(t testing.TB) Engine {
+	t.Helper()
+	f, ok := legacy.find()
+	if !ok {
+		t.Fatal("the cgroup v1 freezer is not mounted")
+	}
+	return newReal(t, f)
+}
+
+// HasV1 tells whether this machine has a cgroup v1 freezer.
+func HasV1() bool {
+	_, ok := legacy.find()
+	return ok
+}
+
+func newReal(t testing.TB, f freezer) Engine {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("CRIU needs root")
@@ -29,39 +73,42 @@ func NewReal(t testing.TB) Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := unifiedCgroup()
+	return &realEngine{tool: tool, freezer: f}
+}
+
+// find looks the hierarchy up in this process's mounts.
+func (f freezer) find() (freezer, bool) {
+	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
-		t.Fatal(err)
+		return f, false
 	}
-	return &realEngine{tool: tool, cgroups: root}
+	for line := range strings.Lines(string(b)) {
+		w := strings.Fields(line)
+		if len(w) > 3 && w[2] == f.fstype && (f.option == "" || slices.Contains(strings.Split(w[3], ","), f.option)) {
+			f.root = w[1]
+			return f, true
+		}
+	}
+	return f, false
+}
+
+func (f freezer) isFrozen(cgroup string) bool {
+	b, err := os.ReadFile(filepath.Join(cgroup, f.status))
+	return err == nil && bytes.Contains(b, []byte(f.frozen))
 }
 
 type realEngine struct {
 	tool    criu.Tool
-	cgroups string // where cgroup v2 is mounted
-}
-
-// unifiedCgroup finds where cgroup v2 is mounted.
-func unifiedCgroup() (string, error) {
-	b, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return f[1], nil
-		}
-	}
-	return "", errors.New("cgroup v2 is not mounted")
+	freezer freezer
 }
 
 // Tool returns this machine's CRIU.
 func (e *realEngine) Tool() criu.Tool { return e.tool }
 
-// Cgroup makes a cgroup v2.
+// Cgroup makes a cgroup.
 func (e *realEngine) Cgroup(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(e.cgroups, "criutest-")
+	dir, err := os.MkdirTemp(e.freezer.root, "criutest-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,24 +128,19 @@ func removeCgroup(dir string) error {
 	})
 }
 
-// Freeze freezes or thaws a cgroup v2.
+// Freeze freezes or thaws a cgroup.
 func (e *realEngine) Freeze(t testing.TB, cgroup string, on bool) {
 	t.Helper()
-	want := "0"
+	want := e.freezer.off
 	if on {
-		want = "1"
+		want = e.freezer.on
 	}
-	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.freeze"), []byte(want), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(cgroup, e.freezer.file), []byte(want), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitFor("cgroup.freeze "+want, func() bool { return frozen(cgroup) == on }); err != nil {
+	if err := waitFor("cgroup to be "+want, func() bool { return e.freezer.isFrozen(cgroup) == on }); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func frozen(cgroup string) bool {
-	b, err := os.ReadFile(filepath.Join(cgroup, "cgroup.events"))
-	return err == nil && bytes.Contains(b, []byte("frozen 1"))
 }
 
 // program answers each line from the FIFO "ask" by writing it to "answer".
@@ -108,22 +150,26 @@ const program = `cd "$1"; exec 3<>ask; while read -r line <&3; do echo "$line" >
 func (e *realEngine) Start(t testing.TB) Process {
 	t.Helper()
 	dir := t.TempDir()
+	cmd := exec.Command("/bin/sh", "-c", program, "sh", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return e.start(t, cmd, dir)
+}
+
+// start starts cmd, which answers in dir, in a new cgroup.
+func (e *realEngine) start(t testing.TB, cmd *exec.Cmd, dir string) *realProcess {
+	t.Helper()
 	if err := unix.Mkfifo(filepath.Join(dir, "ask"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cg := e.Cgroup(t)
-	cmd := exec.Command("/bin/sh", "-c", program, "sh", dir)
-	fd, err := os.Open(cg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fd.Close()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(fd.Fd())}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &realProcess{pid: cmd.Process.Pid, dir: dir, root: e.cgroups}
+	p := &realProcess{pid: cmd.Process.Pid, dir: dir, freezer: e.freezer}
 	p.reapAtEnd(t)
+	if err := os.WriteFile(filepath.Join(cg, "cgroup.procs"), []byte(strconv.Itoa(p.pid)), 0); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.Alive(); err != nil {
 		t.Fatal(err)
 	}
@@ -140,16 +186,18 @@ func (e *realEngine) Restored(t testing.TB, p Process, pid int) Process {
 }
 
 type realProcess struct {
-	pid  int
-	dir  string
-	root string
+	pid     int
+	dir     string
+	freezer freezer
 }
 
 // reapAtEnd kills and reaps the process when the test is over.
 func (p *realProcess) reapAtEnd(t testing.TB) {
 	t.Cleanup(func() {
 		if p.State() != Gone {
-			unix.Kill(p.pid, unix.SIGKILL)
+			p.Kill()
+			// A task in a frozen v1 cgroup dies only once it is thawed.
+			os.WriteFile(filepath.Join(p.Cgroup(), p.freezer.file), []byte(p.freezer.off), 0)
 		}
 		if err := waitFor("process to end", func() bool { return p.State() == Gone }); err != nil {
 			t.Error(err)
@@ -170,7 +218,7 @@ func (p *realProcess) State() State {
 	if f := field(b, "State:"); strings.HasPrefix(f, "Z") || strings.HasPrefix(f, "X") {
 		return Gone
 	}
-	if field(b, "TracerPid:") != "0" || strings.HasPrefix(field(b, "State:"), "t") || frozen(p.Cgroup()) {
+	if field(b, "TracerPid:") != "0" || strings.HasPrefix(field(b, "State:"), "t") || p.freezer.isFrozen(p.Cgroup()) {
 		return Stopped
 	}
 	return Running
@@ -204,13 +252,22 @@ func (p *realProcess) Alive() error {
 	})
 }
 
-// Cgroup returns the process's cgroup v2.
+// Kill kills the process.
+func (p *realProcess) Kill() { unix.Kill(p.pid, unix.SIGKILL) }
+
+// Cgroup returns the process's cgroup in the freezer's hierarchy.
 func (p *realProcess) Cgroup() string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(p.root, field(b, "0::"))
+	for line := range strings.Lines(string(b)) {
+		_, rest, _ := strings.Cut(line, ":")
+		if path, ok := strings.CutPrefix(strings.TrimSpace(rest), p.freezer.line); ok {
+			return filepath.Join(p.freezer.root, path)
+		}
+	}
+	return ""
 }
 
 // Monotonic is this process's clock with the difference of time namespaces.

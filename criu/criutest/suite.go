@@ -25,6 +25,8 @@ func Run(t *testing.T, newEngine func(testing.TB) Engine) {
 		"leave running":                testLeaveRunning,
 		"page server fails":            testPageServerFails,
 		"frozen cgroup stays frozen":   testFrozen,
+		"killed while frozen again":    testKilledWhileFrozen,
+		"tree killed before the yes":   testTreeKilled,
 		"dump of no process":           testNoProcess,
 		"refused at post-restore":      testRestoreRefused,
 		"cancelled at post-restore":    testRestoreCancelled,
@@ -298,6 +300,49 @@ func testFrozen(s *session) {
 	s.e.Freeze(s, p.Cgroup(), true)
 	if err := s.dump(s.Context(), p, &Memory{}, freeze, nil); err != nil {
 		s.Fatal(describe(err))
+	}
+	s.wantState(p, Gone)
+}
+
+// testKilledWhileFrozen is the source's promise: frozen again during the hold,
+// the tree outlives a dead CRIU without running.
+func testKilledWhileFrozen(s *session) {
+	p := s.e.Start(s)
+	s.e.Freeze(s, p.Cgroup(), true)
+	c := s.start(criu.ChildOptions{})
+	o := criu.DumpOptions{PID: p.PID(), ImagesDir: s.dir, FreezeCgroup: p.Cgroup()}
+	err := c.Dump(s.Context(), o, s.at(criu.PostDump, func(criu.HookEvent) error {
+		s.e.Freeze(s, p.Cgroup(), true)
+		return syscall.Kill(c.PID(), syscall.SIGKILL)
+	}))
+	if err == nil {
+		s.Error("Dump = nil by a CRIU that was killed")
+	}
+	if closeErr := c.Close(); closeErr != nil {
+		s.Error(closeErr)
+	}
+	if got := p.State(); got != Stopped {
+		s.Errorf("state = %v after CRIU was killed, want %v", got, Stopped)
+	}
+	s.e.Freeze(s, p.Cgroup(), false)
+	s.wantAlive(p)
+}
+
+// testTreeKilled is how a source ends its copy without a moment in which it
+// could run: killed while frozen, thawed, and only then left to CRIU.
+func testTreeKilled(s *session) {
+	p := s.e.Start(s)
+	cg := p.Cgroup()
+	s.e.Freeze(s, cg, true)
+	freeze := func(o *criu.DumpOptions) { o.FreezeCgroup = cg }
+	err := s.dump(s.Context(), p, &Memory{}, freeze, s.at(criu.PostDump, func(criu.HookEvent) error {
+		s.e.Freeze(s, cg, true)
+		p.Kill()
+		s.e.Freeze(s, cg, false)
+		return nil
+	}))
+	if err != nil {
+		s.Error(describe(err))
 	}
 	s.wantState(p, Gone)
 }

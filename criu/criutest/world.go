@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type record struct {
 	Cgroup string
 	Offset time.Duration // of its time namespace
 	Moved  bool          // it was restored, so it has a time namespace
+	Tracer int           // the fake CRIU that holds it for a dump
 }
 
 func (w world) path(pid int) string { return filepath.Join(string(w), fmt.Sprintf("process-%d", pid)) }
@@ -46,11 +48,20 @@ func (w world) load(pid int) record {
 	if err := json.Unmarshal(b, &r); err != nil {
 		panic(fmt.Errorf("fake criu: broken record %s: %w", w.path(pid), err))
 	}
+	if r.Tracer != 0 && r.State == Stopped && syscall.Kill(r.Tracer, 0) != nil {
+		r.State, r.Tracer = Running, 0 // the kernel lets a dead tracer's tasks go
+	}
 	return r
 }
 
 func (w world) set(pid int, s State) error {
 	r := w.load(pid)
-	r.State = s
+	r.State, r.Tracer = s, 0
+	return w.save(r)
+}
+
+// hold stops a process for as long as the caller lives.
+func (w world) hold(r record) error {
+	r.State, r.Tracer = Stopped, os.Getpid()
 	return w.save(r)
 }
