@@ -82,8 +82,8 @@ func (v *move) awaitRunning(ctx context.Context) error {
 				return nil
 			case transport.Refused:
 				return &refusal{m.Failure}
-			case transport.Abort: // crossed our commit; it journaled before it spoke
-				return &refusal{m.Failure}
+			case transport.Abort: // decides nothing any more
+				return &peerAbort{m.Failure}
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)

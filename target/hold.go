@@ -38,7 +38,7 @@ func (r *receiver) hold(ctx context.Context, s *transport.Session) error {
 	case <-r.super.Lost():
 		return r.lost(ctx, s)
 	case <-ctx.Done():
-		return ctx.Err() // the agent stops; the next one goes on here
+		return nil // the agent stops, and the next one goes on here: no word to the source
 	}
 }
 

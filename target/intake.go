@@ -20,7 +20,7 @@ type intake struct {
 	cancel  context.CancelCauseFunc
 	store   *pagestore.Store
 	session *transport.Session
-	final   uint32 // the final round, 0 until it is known
+	storing sync.Mutex // a peer may open several page streams at once
 	pages   chan transport.StreamDigest
 	files   chan transport.StreamDigest
 	work    sync.WaitGroup
@@ -77,10 +77,19 @@ func (in *intake) takePages(r *transport.PageReader) error {
 		if err != nil {
 			return err
 		}
-		if err := in.store.Apply(&b); err != nil {
-			return fmt.Errorf("store: %w", err)
+		if err := in.apply(&b); err != nil {
+			return err
 		}
 	}
+}
+
+func (in *intake) apply(b *transport.Batch) error {
+	in.storing.Lock()
+	defer in.storing.Unlock()
+	if err := in.store.Apply(b); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
 }
 
 func (in *intake) takeFiles(r *transport.FileReader) error {

@@ -1,0 +1,121 @@
+package target
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"migrate"
+	"migrate/transport"
+)
+
+func host(change func(*migrate.Host)) migrate.Host {
+	h := migrate.Host{
+		Name: "B", Kernel: "6.12.1", Arch: "amd64", CRIU: "4.2.1", CRIUNumber: 40201, TimeNamespaces: true,
+		MemoryAvailable: 8 << 30, StoreAvailable: 8 << 30,
+	}
+	if change != nil {
+		change(&h)
+	}
+	return h
+}
+
+func TestCompareHosts(t *testing.T) {
+	near := transport.Bounds{OffsetNS: int64(time.Second), BoundNS: int64(time.Millisecond)} // the target is ahead
+	behind := transport.Bounds{OffsetNS: -int64(time.Hour), BoundNS: int64(time.Millisecond)}
+	tests := []struct {
+		name     string
+		target   func(*migrate.Host)
+		offer    func(*transport.Offer)
+		blockers []string
+		warnings []string
+	}{
+		{name: "equal hosts"},
+		{name: "other architecture", target: func(h *migrate.Host) { h.Arch = "arm64" }, blockers: []string{"arch"}},
+		{name: "older CRIU", target: func(h *migrate.Host) { h.CRIUNumber = 40101 }, blockers: []string{"criu-older"}},
+		{name: "newer CRIU", target: func(h *migrate.Host) { h.CRIUNumber = 50000 }},
+		{name: "older kernel", target: func(h *migrate.Host) { h.Kernel = "6.1.0-50" }, warnings: []string{"kernel-older"}},
+		{
+			name: "no time namespaces, clock would step back", target: func(h *migrate.Host) { h.TimeNamespaces = false },
+			offer: func(o *transport.Offer) { o.Monotonic, o.Boottime = behind, behind }, blockers: []string{"clock-backward", "clock-backward"},
+		},
+		{
+			name: "no time namespaces, clock jumps ahead", target: func(h *migrate.Host) { h.TimeNamespaces = false },
+			warnings: []string{"clock-jump"},
+		},
+		{
+			name: "no time namespaces, the workload lives in one", target: func(h *migrate.Host) { h.TimeNamespaces = false },
+			offer: func(o *transport.Offer) { o.Workload.OwnTime = true }, blockers: []string{"no-time-namespaces"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := transport.Offer{Host: host(nil), Monotonic: near, Boottime: near}
+			if tt.offer != nil {
+				tt.offer(&o)
+			}
+			b, w := compareHosts(o, host(tt.target))
+			if got := codes(b); !slices.Equal(got, tt.blockers) {
+				t.Errorf("blockers = %q, want %q", got, tt.blockers)
+			}
+			if got := codes(w); !slices.Equal(got, tt.warnings) {
+				t.Errorf("warnings = %q, want %q", got, tt.warnings)
+			}
+			for _, f := range append(b, w...) {
+				if f.What == "" || f.Advice == "" {
+					t.Errorf("finding without words: %+v", f)
+				}
+			}
+		})
+	}
+}
+
+func codes(list []migrate.Finding) []string {
+	var out []string
+	for _, f := range list {
+		out = append(out, f.Code)
+	}
+	return out
+}
+
+func TestKernelOlder(t *testing.T) {
+	tests := []struct {
+		a, b string
+		want bool
+	}{
+		{"6.1.0-50-cloud-amd64", "6.12.107+deb13", true}, {"6.12.1", "6.1.9", false}, {"6.12.1", "6.12.9", false},
+		{"7.2", "6.12", false}, {"5.15", "6.1", true}, {"odd", "6.1", true},
+	}
+	for _, tt := range tests {
+		if got := kernelOlder(tt.a, tt.b); got != tt.want {
+			t.Errorf("kernelOlder(%q, %q) = %v, want %v", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
+
+func TestRoom(t *testing.T) {
+	const gib = 1 << 30
+	tests := []struct {
+		name             string
+		memory, reserved uint64
+		here             migrate.Host
+		want             string
+	}{
+		{"fits", gib, 0, host(nil), ""},
+		{"too large for the memory", 4 * gib, 0, host(nil), "memory"},
+		{"room is promised to others", 2 * gib, 5 * gib, host(nil), "memory"},
+		{"too large for the store", gib, 0, host(func(h *migrate.Host) { h.StoreAvailable = gib }), "store"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := &Agent{reserved: tt.reserved}
+			got := ""
+			if f := a.room(migrate.Workload{MemoryBytes: tt.memory}, tt.here); f != nil {
+				got = f.Code
+			}
+			if got != tt.want {
+				t.Errorf("room() = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
