@@ -119,13 +119,15 @@ func (s *Set) up(o Options, bin string) error {
 	if err := s.connect(o.Rate); err != nil {
 		return err
 	}
-	if !o.NoAgent {
-		if err := s.startAgents(o.AgentEnv); err != nil {
-			return err
-		}
+	// The file that makes the set one that [Open] finds. Agents are started
+	// by "hosts exec", which must find it.
+	if err := os.WriteFile(s.path("hosts"), []byte(strings.Join(o.Names, "\n")), 0o644); err != nil {
+		return err
 	}
-	// The file that makes the set one that [Open] finds comes last.
-	return os.WriteFile(s.path("hosts"), []byte(strings.Join(o.Names, "\n")), 0o644)
+	if o.NoAgent {
+		return nil
+	}
+	return s.startAgents(o.AgentEnv)
 }
 
 // Open returns a set that is up. The error wraps [fs.ErrNotExist] when there is none.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -150,6 +151,39 @@ func TestExec(t *testing.T) {
 			t.Errorf("MachinePID(%d) = %d", pid, here)
 		}
 	})
+}
+
+func TestAgents(t *testing.T) {
+	s := Up(t, Options{Names: []string{"A", "B"}, AgentEnv: map[string]string{"TESTHOST": "1"}})
+	a := s.Host("A")
+	first := a.AgentPID()
+	if first == 0 || s.Host("B").AgentPID() == 0 || !hasEnv(t, first, "TESTHOST=1") {
+		t.Fatalf("no agent in one of %v, or not with its environment", s.Hosts())
+	}
+	if err := a.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.AgentPID(); got != 0 || a.listens() {
+		t.Errorf("agent after KillAgent: %d", got)
+	}
+	if err := a.KillAgent(); err == nil {
+		t.Error("KillAgent without an agent: no error")
+	}
+	if err := a.StartAgent(map[string]string{"TESTHOST": "2"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.AgentPID(); got == 0 || got == first || !hasEnv(t, got, "TESTHOST=2") {
+		t.Errorf("agent after StartAgent: %d, was %d", got, first)
+	}
+}
+
+func hasEnv(t *testing.T, pid int, entry string) bool {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Contains(strings.Split(string(b), "\x00"), entry)
 }
 
 // TestDown takes down what resists: a process that the freezer holds, and one
