@@ -219,6 +219,18 @@ func TestChildThatCannotRun(t *testing.T) {
 	}
 }
 
+func TestCheckFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "criu")
+	script := "#!/bin/sh\necho 'Error (criu/kerndat.c:1): Could not initialize kernel features detection.' >&2; exit 1\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e, ok := errors.AsType[*Error](Tool{Path: path, Version: 31701}.Check(t.Context()))
+	if !ok || !strings.Contains(e.What, "3.17.1 fails") || !strings.Contains(e.Cause, "kernel") || !strings.Contains(e.Advice, "scripts/setup") {
+		t.Errorf("Check = %+v, want a *Error with version, cause and advice", e)
+	}
+}
+
 func TestFindMissing(t *testing.T) {
 	_, err := Find(t.Context(), filepath.Join(t.TempDir(), "criu"))
 	e, ok := errors.AsType[*Error](err)

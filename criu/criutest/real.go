@@ -41,21 +41,13 @@ var (
 // CRIU.
 func NewReal(t testing.TB) Engine {
 	t.Helper()
-	f, ok := unified.find()
-	if !ok {
-		t.Fatal("cgroup v2 is not mounted")
-	}
-	return newReal(t, f)
+	return newReal(t, unified)
 }
 
 // NewRealV1 is [NewReal] with the v1 freezer, which has to be there: see [HasV1].
 func NewRealV1(t testing.TB) Engine {
 	t.Helper()
-	f, ok := legacy.find()
-	if !ok {
-		t.Fatal("the cgroup v1 freezer is not mounted")
-	}
-	return newReal(t, f)
+	return newReal(t, legacy)
 }
 
 // HasV1 tells whether this machine has a cgroup v1 freezer.
@@ -72,6 +64,10 @@ func newReal(t testing.TB, f freezer) Engine {
 	tool, err := criu.Find(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
+	}
+	f, ok := f.find()
+	if !ok {
+		t.Fatalf("no %s with a freezer is mounted", f.fstype)
 	}
 	return &realEngine{tool: tool, freezer: f}
 }
