@@ -41,8 +41,8 @@ func TestSupervisorKilledLettingGo(t *testing.T) {
 		name, point string
 		ran         bool
 	}{
-		{"s-lg-resuming", "supervisor:resuming", false},
-		{"s-lg-preresume", "supervisor:pre-resume", true},
+		{n("s-lg-resuming"), "supervisor:resuming", false},
+		{n("s-lg-preresume"), "supervisor:pre-resume", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,12 +80,12 @@ func TestSupervisorKilledLettingGo(t *testing.T) {
 
 // After a hop, a program that joins the workload has its clocks.
 func TestExecAfterRestore(t *testing.T) {
-	d := sleeper(t, "s-er")
+	d := sleeper(t, n("s-er"))
 	h := newHost(t)
-	spec := d.spec("s-er-b")
+	spec := d.spec(n("s-er-b"))
 	spec.Clock.Difference.Monotonic.Offset = -time.Hour // the source's clock is an hour ahead of ours
 	spec.Clock.Difference.Boottime.Offset = -time.Hour
-	c := h.start("s-er-b")
+	c := h.start(n("s-er-b"))
 	hold, err := c.Restore(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestExecAfterRestore(t *testing.T) {
 	if got := hold.Clock.Outage; time.Duration(got) < time.Hour {
 		t.Errorf("outage = %v, want more than an hour", got)
 	}
-	cmd, err := ExecCommand(t.Context(), h.state, h.record("s-er-b"), []string{"cat", "/proc/self/timens_offsets", "/proc/uptime"}, false)
+	cmd, err := ExecCommand(t.Context(), h.state, h.record(n("s-er-b")), []string{"cat", "/proc/self/timens_offsets", "/proc/uptime"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,24 +117,24 @@ func TestRestoreNet(t *testing.T) {
 	src := newHost(t)
 	spec := script("echo up; sleep 1000")
 	spec.Net = true
-	c := src.runIn("s-net", spec)
-	src.waitLog("s-net", "stdout", "up")
-	d := src.dump(c, "s-net")
+	c := src.runIn(n("s-net"), spec)
+	src.waitLog(n("s-net"), "stdout", "up")
+	d := src.dump(c, n("s-net"))
 	if !d.facts.OwnNet {
 		t.Errorf("facts = %+v", d.facts)
 	}
 	h := newHost(t)
-	c, _ = h.restoreHeld("s-net-b", d)
+	c, _ = h.restoreHeld(n("s-net-b"), d)
 	if _, err := c.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestClockWithoutNamespace(t *testing.T) {
-	d := sleeper(t, "s-cn")
+	d := sleeper(t, n("s-cn"))
 	h := newHost(t)
 	t.Setenv("MIGRATE_PROBE_DISABLE", "timens")
-	_, hold := h.restoreHeld("s-cn-b", d)
+	_, hold := h.restoreHeld(n("s-cn-b"), d)
 	if hold.Clock.Namespace || hold.Clock.Outage <= 0 {
 		t.Errorf("clock = %+v", hold.Clock)
 	}
@@ -169,7 +169,7 @@ func TestRestoreShellJob(t *testing.T) {
 		t.Fatalf("facts = %+v", d.facts)
 	}
 	eventually(t, "the shell to reap its job", func() bool { return unix.Kill(pid, 0) != nil })
-	c, _ := h.restoreHeld("s-sj-b", d)
+	c, _ := h.restoreHeld(n("s-sj-b"), d)
 	if _, err := c.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -177,12 +177,12 @@ func TestRestoreShellJob(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- c.Attach(t.Context(), in, io.Discard, nil) }()
 	io.WriteString(w, "line\n")
-	h.waitLog("s-sj-b", "stdout", "got line")
+	h.waitLog(n("s-sj-b"), "stdout", "got line")
 	io.WriteString(w, "\x04") // end of file: the line discipline is still there
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if r := h.record("s-sj-b"); r.ExitCode != 4 {
+	if r := h.record(n("s-sj-b")); r.ExitCode != 4 {
 		t.Errorf("record = %+v", r)
 	}
 }
@@ -200,7 +200,7 @@ func TestLaunchV1(t *testing.T) {
 		t.Skip("this machine has no version 1 freezer")
 	}
 	l.Unified = cgroup.Mount{}
-	g, err := l.Create("s-v1")
+	g, err := l.Create(n("s-v1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestLaunchV1(t *testing.T) {
 	w.Close()
 	out, _ := io.ReadAll(r)
 	unix.Wait4(pid, nil, 0, nil)
-	if !strings.Contains(string(out), "freezer:/migrate/s-v1\n") {
+	if !strings.Contains(string(out), "freezer:/migrate/"+n("s-v1")+"\n") {
 		t.Errorf("its cgroups are %s", out)
 	}
 	if after := len(threadsIn(t, g.Path())); before != 0 || after != 0 {

@@ -46,6 +46,10 @@ func startAndHang(c StartConfig) {
 	select {}
 }
 
+// n makes a workload's name one that no other run of these tests has: cgroups
+// belong to the whole machine.
+func n(name string) string { return fmt.Sprintf("%s-%d", name, os.Getpid()) }
+
 // testHost is what makes a host for this package: two directories. Two of them
 // on one machine are two hosts as long as the workloads' names differ.
 type testHost struct {
@@ -59,7 +63,6 @@ func newHost(t *testing.T) *testHost {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	// Not t.TempDir: a capsule's files must outlive it until Cleanup is done.
 	dir := t.TempDir()
 	return &testHost{t: t, state: filepath.Join(dir, "state"), run: filepath.Join(dir, "run")}
 }
@@ -325,7 +328,7 @@ func (h *testHost) dumpForeign(cmd *exec.Cmd) dumped {
 
 func (h *testHost) dumpTree(pid int) dumped {
 	h.t.Helper()
-	g, err := cgroup.Create("s-foreign")
+	g, err := cgroup.Create(n("s-foreign"))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -333,5 +336,5 @@ func (h *testHost) dumpTree(pid int) dumped {
 	if _, err := g.Adopt(h.t.Context(), pid); err != nil {
 		h.t.Fatal(err)
 	}
-	return h.dumpAs(nil, "s-foreign", pid, g.Path())
+	return h.dumpAs(nil, n("s-foreign"), pid, g.Path())
 }

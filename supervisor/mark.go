@@ -82,10 +82,22 @@ func Ran(ctx context.Context, stateDir, runDir, name string) bool {
 		rec, err := workload.Load(stateDir, name)
 		return err == nil && (rec.State == workload.Running || rec.State == workload.Exited)
 	}
-	for m.CRIU.Alive() && ctx.Err() == nil {
-		time.Sleep(10 * time.Millisecond)
+	if awaitEnd(ctx, m.CRIU) != nil {
+		return m.State == markLetGo
 	}
-	return m.State == markLetGo || m.State == markHeld && m.Root.Alive() && !m.CRIU.Alive()
+	return m.State == markLetGo || m.State == markHeld && m.Root.Alive()
+}
+
+// awaitEnd waits until p has ended, or ctx has.
+func awaitEnd(ctx context.Context, p workload.Live) error {
+	for p.Alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %d goes on: %w", p.PID, context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // ErrRuns means that a workload runs, so that there is nothing to clean up.
@@ -122,6 +134,9 @@ func cleanup(ctx context.Context, stateDir, runDir, name string) error {
 		return ErrRuns
 	}
 	if err := killLeftGroup(ctx, name); err != nil {
+		return err
+	}
+	if err := awaitEnd(ctx, m.Root); err != nil { // a process leaves its cgroup before it has quite ended
 		return err
 	}
 	for _, path := range []string{SocketPath(runDir, name), markPath(runDir, name)} {

@@ -17,23 +17,23 @@ import (
 
 func TestRun(t *testing.T) {
 	h := newHost(t)
-	c := h.runIn("s-run", script(`echo out; echo err >&2; ls /proc/self/fd | tr '\n' ' '; echo; exit 7`))
-	e := h.waitExit(c, "s-run")
+	c := h.runIn(n("s-run"), script(`echo out; echo err >&2; ls /proc/self/fd | tr '\n' ' '; echo; exit 7`))
+	e := h.waitExit(c, n("s-run"))
 	if e.Code != 7 || e.Signal != 0 {
 		t.Errorf("exit = %+v, want code 7", e)
 	}
-	if out, err := h.log("s-run", "stdout"), h.log("s-run", "stderr"); out != "out\n0 1 2 3 \n" || err != "err\n" {
+	if out, err := h.log(n("s-run"), "stdout"), h.log(n("s-run"), "stderr"); out != "out\n0 1 2 3 \n" || err != "err\n" {
 		t.Errorf("stdout.log = %q, stderr.log = %q", out, err) // 3 is ls's own
 	}
-	r := h.record("s-run")
+	r := h.record(n("s-run"))
 	if r.State != workload.Exited || r.ExitCode != 7 || r.Ended.IsZero() || r.Kind != workload.Capsule || r.Init == "" {
 		t.Errorf("record = %+v", r)
 	}
-	logs, err := LogPaths(h.state, "s-run")
+	logs, err := LogPaths(h.state, n("s-run"))
 	if err != nil || len(logs) != 2 {
 		t.Errorf("LogPaths() = %v, %v", logs, err)
 	}
-	h.nothingLeft("s-run")
+	h.nothingLeft(n("s-run"))
 }
 
 func TestRunOptions(t *testing.T) {
@@ -52,7 +52,7 @@ func TestRunOptions(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost(t)
-			name := "s-opt-" + tt.name
+			name := n("s-opt-") + tt.name
 			h.waitExit(h.runIn(name, tt.spec), name)
 			got := h.log(name, "stdout")
 			if tt.want != "" && got != tt.want {
@@ -71,7 +71,7 @@ func TestRunOptions(t *testing.T) {
 func TestRunRefused(t *testing.T) {
 	h := newHost(t)
 	for _, spec := range []RunSpec{{}, {Argv: []string{"no-such-program-anywhere"}}, {Argv: []string{"/etc/passwd"}}, {Argv: []string{"/bin/true"}, Dir: "/nowhere"}} {
-		c := h.start("s-refused")
+		c := h.start(n("s-refused"))
 		pid := state(t, c).PID
 		var e *Error
 		if err := c.Run(t.Context(), spec); !errors.As(err, &e) {
@@ -79,8 +79,8 @@ func TestRunRefused(t *testing.T) {
 		}
 		waitGone(t, pid)
 		c.Close()
-		h.nothingLeft("s-refused")
-		if _, err := os.Stat(workload.RecordDir(h.state, "s-refused")); err == nil {
+		h.nothingLeft(n("s-refused"))
+		if _, err := os.Stat(workload.RecordDir(h.state, n("s-refused"))); err == nil {
 			t.Error("its directory is left")
 		}
 	}
@@ -88,12 +88,12 @@ func TestRunRefused(t *testing.T) {
 
 func TestStartTwice(t *testing.T) {
 	h := newHost(t)
-	h.runIn("s-twice", script("sleep 1000"))
-	_, err := Start(t.Context(), StartConfig{Name: "s-twice", StateDir: h.state, RunDir: h.run})
+	h.runIn(n("s-twice"), script("sleep 1000"))
+	_, err := Start(t.Context(), StartConfig{Name: n("s-twice"), StateDir: h.state, RunDir: h.run})
 	if err == nil || !strings.Contains(err.Error(), "has a supervisor already") {
 		t.Errorf("second Start = %v", err)
 	}
-	if err := Cleanup(t.Context(), h.state, h.run, "s-twice"); !errors.Is(err, ErrRuns) {
+	if err := Cleanup(t.Context(), h.state, h.run, n("s-twice")); !errors.Is(err, ErrRuns) {
 		t.Errorf("Cleanup of a running workload = %v, want ErrRuns", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestStop(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost(t)
-			name := "s-stop-" + tt.name
+			name := n("s-stop-") + tt.name
 			c := h.runIn(name, script(tt.script))
 			h.waitLog(name, "stdout", "up")
 			e, err := c.Stop(t.Context(), tt.timeout, tt.signal)
@@ -129,13 +129,13 @@ func TestStop(t *testing.T) {
 
 func TestSIGTERMStops(t *testing.T) {
 	h := newHost(t)
-	c := h.runIn("s-term", script(`trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done`))
-	h.waitLog("s-term", "stdout", "up")
+	c := h.runIn(n("s-term"), script(`trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done`))
+	h.waitLog(n("s-term"), "stdout", "up")
 	st := state(t, c)
 	unix.Kill(st.PID, unix.SIGHUP)
 	unix.Kill(st.PID, unix.SIGTERM)
 	waitGone(t, st.PID)
-	if r := h.record("s-term"); r.ExitCode != 3 {
+	if r := h.record(n("s-term")); r.ExitCode != 3 {
 		t.Errorf("record = %+v, want exit code 3", r)
 	}
 }
@@ -143,9 +143,9 @@ func TestSIGTERMStops(t *testing.T) {
 // The orphan is reaped by the tiny init, and its output is still logged.
 func TestOrphans(t *testing.T) {
 	h := newHost(t)
-	c := h.runIn("s-orphan", script(`(sh -c 'sleep 0.1; echo orphan' &); sleep 0.3; ls -d /proc/[0-9]* >/dev/null; echo end`))
-	h.waitExit(c, "s-orphan")
-	if got := h.log("s-orphan", "stdout"); got != "orphan\nend\n" {
+	c := h.runIn(n("s-orphan"), script(`(sh -c 'sleep 0.1; echo orphan' &); sleep 0.3; ls -d /proc/[0-9]* >/dev/null; echo end`))
+	h.waitExit(c, n("s-orphan"))
+	if got := h.log(n("s-orphan"), "stdout"); got != "orphan\nend\n" {
 		t.Errorf("stdout.log = %q", got)
 	}
 }
@@ -156,7 +156,7 @@ func TestSurvivesStarter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "start-and-hang", "s-starter", h.state, h.run)
+	cmd := exec.Command(self, "start-and-hang", n("s-starter"), h.state, h.run)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -165,17 +165,17 @@ func TestSurvivesStarter(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 100)
-	n, _ := out.Read(b)
-	if got := string(b[:n]); got != "<nil>\n" {
-		t.Fatalf("starter says %q", got)
+	got, _ := out.Read(b)
+	if line := string(b[:got]); line != "<nil>\n" {
+		t.Fatalf("starter says %q", line)
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	c, err := Connect(h.run, "s-starter")
+	c, err := Connect(h.run, n("s-starter"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.end(c, "s-starter") })
+	t.Cleanup(func() { h.end(c, n("s-starter")) })
 	st := state(t, c)
 	if st.State != Running || !alive(st.Root) {
 		t.Errorf("after its starter was killed: %+v", st)
@@ -190,9 +190,9 @@ func TestLogLimit(t *testing.T) {
 	h := newHost(t)
 	spec := script(`i=0; while [ $i -lt 100 ]; do echo 0123456789012345678; sleep 0.001; i=$((i+1)); done`)
 	spec.LogLimit = 1000
-	h.waitExit(h.runIn("s-limit", spec), "s-limit")
-	now, old := h.log("s-limit", "stdout"), ""
-	if b, err := os.ReadFile(logPath(workload.RecordDir(h.state, "s-limit"), "stdout") + ".1"); err == nil {
+	h.waitExit(h.runIn(n("s-limit"), spec), n("s-limit"))
+	now, old := h.log(n("s-limit"), "stdout"), ""
+	if b, err := os.ReadFile(logPath(workload.RecordDir(h.state, n("s-limit")), "stdout") + ".1"); err == nil {
 		old = string(b)
 	}
 	if len(now) > 1000 || len(now) == 0 || len(old) > 1000 || len(old) == 0 {
@@ -204,7 +204,7 @@ func TestStdinPipe(t *testing.T) {
 	h := newHost(t)
 	spec := script(`while read l; do echo got $l; [ "$l" = end ] && exit 0; done`)
 	spec.Stdin = true
-	c := h.runIn("s-stdin", spec)
+	c := h.runIn(n("s-stdin"), spec)
 	var out strings.Builder
 	if err := c.Attach(t.Context(), strings.NewReader("one\nend\n"), &out, nil); err != nil {
 		t.Fatal(err)
@@ -212,7 +212,7 @@ func TestStdinPipe(t *testing.T) {
 	if got := out.String(); got != "got one\ngot end\n" {
 		t.Errorf("attached output = %q", got)
 	}
-	h.nothingLeftSoon("s-stdin")
+	h.nothingLeftSoon(n("s-stdin"))
 }
 
 func (h *testHost) nothingLeftSoon(name string) {
@@ -225,15 +225,15 @@ func TestTerminal(t *testing.T) {
 	h := newHost(t)
 	spec := script(`stty size; tty >/dev/null && echo is a tty; trap 'stty size' WINCH; until read l; do :; done; echo read $l; exec 3</dev/tty && echo controlling`)
 	spec.TTY, spec.Rows, spec.Columns = true, 30, 90
-	c := h.runIn("s-tty", spec)
-	h.waitLog("s-tty", "stdout", "is a tty")
+	c := h.runIn(n("s-tty"), spec)
+	h.waitLog(n("s-tty"), "stdout", "is a tty")
 	sizes := make(chan Size, 1)
 	sizes <- Size{Rows: 31, Columns: 91}
 	in, w := newTestPipe(t)
 	var out strings.Builder
 	done := make(chan error)
 	go func() { done <- c.Attach(t.Context(), in, &out, sizes) }()
-	h.waitLog("s-tty", "stdout", "31 91")
+	h.waitLog(n("s-tty"), "stdout", "31 91")
 	w.WriteString("hello\n")
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -258,8 +258,8 @@ func TestExec(t *testing.T) {
 	h := newHost(t)
 	spec := script("sleep 1000")
 	spec.Time = true
-	h.runIn("s-exec", spec)
-	r := h.record("s-exec")
+	h.runIn(n("s-exec"), spec)
+	r := h.record(n("s-exec"))
 	cmd, err := ExecCommand(t.Context(), h.state, r, []string{"/bin/sh", "-c", "readlink /proc/self/ns/time; echo $$; cat /proc/self/cgroup"}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +277,7 @@ func TestExec(t *testing.T) {
 	if pid, _ := strconv.Atoi(lines[1]); pid > 10 || pid < 2 {
 		t.Errorf("its PID is %s, want a small one", lines[1])
 	}
-	if !strings.Contains(lines[2], "/migrate/s-exec") {
+	if !strings.Contains(lines[2], "/migrate/"+n("s-exec")) {
 		t.Errorf("its cgroup is %s", lines[2])
 	}
 }

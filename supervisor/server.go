@@ -79,9 +79,7 @@ func (s *server) serve(ctx context.Context) error {
 
 // shutDown lets the last answers out.
 func (s *server) shutDown() {
-	if err := os.Remove(SocketPath(s.cfg.runDir, s.cfg.name)); err != nil {
-		s.log.Warn("removing the control socket", "cause", err)
-	}
+	s.end.Do(s.removeSocket)
 	s.listener.Close()
 	answered := make(chan struct{})
 	go func() { s.requests.Wait(); close(answered) }()
@@ -237,8 +235,18 @@ func refusal(st Status, what string) error {
 	return err
 }
 
-// over ends the supervisor.
+// over ends the supervisor. The socket goes first: whoever hears that it is
+// over may start the next one.
 func (s *server) over(last State) {
+	s.end.Do(func() {
+		s.removeSocket()
+		close(s.done)
+	})
 	s.update(func(st *Status) { st.State = last })
-	s.end.Do(func() { close(s.done) })
+}
+
+func (s *server) removeSocket() {
+	if err := os.Remove(SocketPath(s.cfg.runDir, s.cfg.name)); err != nil {
+		s.log.Warn("removing the control socket", "cause", err)
+	}
 }
