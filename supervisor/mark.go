@@ -120,10 +120,14 @@ func cleanup(ctx context.Context, stateDir, runDir, name string) error {
 	}
 	if c, err := Connect(runDir, name); err == nil {
 		defer c.Close()
-		if err := c.Discard(ctx); err != nil {
+		_, err := call[Status](ctx, c, "discard", nil)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ErrGone) {
 			return fmt.Errorf("%w: %w", ErrRuns, err)
 		}
-		return nil
+		// It was just being killed: while its threads end one can still connect.
 	}
 	rec, recErr := workload.Load(stateDir, name)
 	m, found, err := readMark(runDir, name)
