@@ -75,13 +75,27 @@ func newAgentCommand(a *app) *cobra.Command {
 	f.StringArrayVar(&opts.allow, "allow", nil, "host that may send workloads here; may be repeated")
 	f.StringArrayVar(&opts.allowOperators, "allow-operator", nil, "host that may also move this host's workloads away; may be repeated")
 	f.StringVar(&opts.store, "store", "", "directory for received pages (default: a tmpfs on RUN-DIR/store)")
-	f.DurationVar(&opts.idle, "idle-timeout", 6*time.Second, "silence after which a peer counts as gone")
+	f.DurationVar(&opts.idle, "idle-timeout", idleTimeout(), "silence after which a peer counts as gone (or MIGRATE_IDLE_TIMEOUT)")
 	f.StringVar(&opts.criu, "criu", "", "path of CRIU (default: the first that works; or MIGRATE_CRIU)")
 	f.StringVar(&opts.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
 	completeWords(cmd, "log-format", "text, json")
 	completeWords(cmd, "log-level", "debug, info, warn, error")
 	return cmd
+}
+
+// idleTimeout is the default, or what the environment says; a value there that
+// makes no sense is caught with the flags.
+func idleTimeout() time.Duration {
+	s := os.Getenv("MIGRATE_IDLE_TIMEOUT")
+	if s == "" {
+		return 6 * time.Second
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 // check refuses settings that cannot be meant, and completes the others.

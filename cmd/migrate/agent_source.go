@@ -18,6 +18,7 @@ import (
 
 // sourceSide is what the agent's peers may ask about this host as a source.
 type sourceSide struct {
+	app     *app
 	mover   *source.Mover
 	journal *journal.Journal
 	log     *slog.Logger
@@ -37,7 +38,7 @@ func (a *app) sourceSide(id pki.Identity, opts agentOptions, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	return &sourceSide{mover, j, log}, nil
+	return &sourceSide{a, mover, j, log}, nil
 }
 
 // State answers a target in doubt.
@@ -96,7 +97,7 @@ func (s *sourceSide) Reports() []migrate.Report {
 	}
 	reports := []migrate.Report{}
 	for _, r := range records[:min(len(records), maxReports)] {
-		reports = append(reports, reportOf(r, live(s.journal, r)))
+		reports = append(reports, reportOf(r, s.app.live(s.journal, r)))
 	}
 	return reports
 }

@@ -91,7 +91,7 @@ func (a *app) awaitEnd(ctx context.Context, id migrate.ID) (journal.Record, erro
 	}
 	for {
 		r, err := j.Get(id, migrate.Source)
-		if err != nil || !live(j, r) {
+		if err != nil || !a.live(j, r) {
 			return r, err
 		}
 		select {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +35,7 @@ func runHistory(a *app) error {
 	}
 	rows := []row{}
 	for _, r := range list {
-		rows = append(rows, historyOf(r, live(j, r)))
+		rows = append(rows, historyOf(r, a.live(j, r)))
 	}
 	p.list([]string{"STARTED", "ID", "SIDE", "WORKLOAD", "FROM", "TO", "STATUS", "OWNER", "TOOK", "DOWNTIME"}, rows)
 	return nil
@@ -66,7 +65,6 @@ func historyOf(r journal.Record, alive bool) historyRow {
 	}
 	if r.Phase.Over() {
 		row.Ended = r.Updated
-		row.TotalTime = cmp.Or(row.TotalTime, migrate.Millis(r.Updated.Sub(r.Started)))
 	}
 	return row
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 
@@ -163,12 +162,7 @@ func (a *app) drive(ctx context.Context, j job, checkOnly bool, emit func(migrat
 		address: source.Address(j.host), config: transport.Config{Identity: id, Logger: a.logger()},
 		patience: j.opts.move.CommitTimeout, emit: emit,
 	}
-	report, err := d.drive(ctx, transport.Drive{Source: j.ref.String(), Target: j.target, Options: j.opts.move, CheckOnly: checkOnly})
-	if err != nil {
-		return nil, err
-	}
-	report.SourceHost = cmp.Or(report.SourceHost, j.host)
-	return report, nil
+	return d.drive(ctx, transport.Drive{Source: j.ref.String(), Target: j.target, Options: j.opts.move, CheckOnly: checkOnly})
 }
 
 // checkTarget refuses what can be no address before anything is done.

@@ -35,7 +35,7 @@ func (a *app) workload(arg string) (workload.Record, error) {
 	}
 	rec, err := workload.Load(a.stateDir, name)
 	if isMissing(err) {
-		err = advise(fmt.Errorf("no workload %s on this host: %w", name, err), "see \"migrate ps --all\"")
+		err = advise(fmt.Errorf("no workload %s on this host", name), "see \"migrate ps --all\"")
 	}
 	return rec, err
 }

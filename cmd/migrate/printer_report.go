@@ -37,17 +37,30 @@ func headline(r *migrate.Report) string {
 	src, dst := hostOr(r.SourceHost, "this host"), hostOr(r.TargetHost, "the target")
 	switch r.Status {
 	case migrate.StatusCompleted:
-		return fmt.Sprintf("%s moved from %s to %s in %s, downtime %s", r.Workload, src, dst, duration(r.TotalTime), duration(r.Downtime))
+		s := fmt.Sprintf("%s moved from %s to %s in %s", r.Workload, src, dst, duration(r.TotalTime))
+		if r.Downtime > 0 { // else the journal of this host does not know
+			s += ", downtime " + duration(r.Downtime)
+		}
+		return s
 	case migrate.StatusBlocked:
 		return fmt.Sprintf("%s cannot move to %s: %s in the way; it runs on %s as before", r.Workload, dst, count(len(r.Blockers), "thing"), src)
 	case migrate.StatusCancelled:
-		return fmt.Sprintf("%s stays on %s: the move to %s was cancelled", r.Workload, src, dst)
+		return fmt.Sprintf("%s was not moved to %s: cancelled; %s", r.Workload, dst, stays(r))
 	case migrate.StatusFailed:
-		return fmt.Sprintf("%s stays on %s: the move to %s failed", r.Workload, src, dst)
+		return fmt.Sprintf("%s was not moved to %s; %s", r.Workload, dst, stays(r))
 	case migrate.StatusInDoubt:
 		return fmt.Sprintf("%s is in doubt: frozen on %s until %s tells whether it runs there (migration %s)", r.Workload, src, dst, r.ID)
 	}
 	return fmt.Sprintf("%s is on its way from %s to %s", r.Workload, src, dst)
+}
+
+// stays says where the workload is after a move that came to nothing. A report
+// without a source host is of one that ended before the workload was found.
+func stays(r *migrate.Report) string {
+	if r.SourceHost == "" {
+		return "nothing was touched"
+	}
+	return "it runs on " + r.SourceHost + " as before"
 }
 
 func hostOr(name, otherwise string) string {
@@ -63,11 +76,22 @@ type fact struct{ name, text string }
 // summary is what anybody wants to know about a move.
 func summary(r *migrate.Report) []fact {
 	return []fact{
-		{"downtime", fmt.Sprintf("%s (frozen on the source for %s)", duration(r.Downtime), duration(r.FrozenTime))},
+		{"downtime", downtimeText(r)},
 		{"memory", fmt.Sprintf("%s, %s on the wire in %s", size(r.MemoryBytes), size(r.Transferred), count(len(r.Rounds), "round"))},
 		{"clock", clockText(r.Clock)},
 		{"details", "migrate report " + string(r.ID)},
 	}
+}
+
+func downtimeText(r *migrate.Report) string {
+	frozen := fmt.Sprintf("frozen on the source for %s", duration(r.FrozenTime))
+	switch {
+	case r.Downtime > 0:
+		return fmt.Sprintf("%s (%s)", duration(r.Downtime), frozen)
+	case r.FrozenTime > 0:
+		return frozen
+	}
+	return "none: it was never frozen"
 }
 
 func clockText(c migrate.Clock) string {
@@ -99,7 +123,11 @@ func (p *textPrinter) report(r *migrate.Report) {
 		{"started", r.Started.Format(time.RFC3339)},
 		{"took", duration(r.TotalTime)},
 	}
-	facts = append(facts, summary(r)[:3]...)
+	if len(r.Phases) > 0 {
+		facts = append(facts, summary(r)[:3]...)
+	} else {
+		facts = append(facts, fact{"details", "the source host has them"})
+	}
 	if r.Tracker != "" {
 		facts = append(facts, fact{"tracker", trackerText(r)})
 	}

@@ -109,10 +109,21 @@ func psRowOf(r workload.Record, moves []journal.Record) psRow {
 	out.Status = statusText(out)
 	for _, m := range moves {
 		if m.Name == r.Name && !m.Phase.Over() {
-			out.Status = fmt.Sprintf("%s (migration %s, %s)", out.State, m.ID, m.Phase)
+			out.Status = movingText(m)
 		}
 	}
 	return out
+}
+
+// movingText says what a migration that is not over does to its workload.
+func movingText(m journal.Record) string {
+	switch {
+	case m.Side == migrate.Target && m.Phase < migrate.Commit:
+		return fmt.Sprintf("arriving (migration %s, %s)", m.ID, m.Phase)
+	case m.Side == migrate.Source && m.Phase >= migrate.Freeze:
+		return fmt.Sprintf("frozen (migration %s, %s)", m.ID, m.Phase)
+	}
+	return fmt.Sprintf("running (migration %s, %s)", m.ID, m.Phase)
 }
 
 func statusText(r psRow) string {

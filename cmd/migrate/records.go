@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"time"
 
 	"migrate"
 	"migrate/journal"
+	"migrate/source"
 )
 
 // ownerOf says where the workload of a record is, as far as this host knows.
@@ -27,8 +28,12 @@ func ownerOf(r journal.Record) migrate.Owner {
 	return migrate.OwnerSource
 }
 
-// statusOf says how a record's migration stands. Live means that a process
-// works on it: then in doubt is only what it says so itself.
+// votePatience is how long a target that voted may wait for the verdict before
+// it counts as in doubt; without trouble that takes milliseconds.
+const votePatience = 5 * time.Second
+
+// statusOf says how a record's migration stands. Live means that the move
+// itself goes on: then only it can say that it is in doubt.
 func statusOf(r journal.Record, live bool) migrate.Status {
 	switch {
 	case r.Phase == migrate.Done:
@@ -58,6 +63,9 @@ func reportOf(r journal.Record, live bool) migrate.Report {
 	if report.Error == nil || r.Phase.Over() {
 		report.Error = r.Reason
 	}
+	if r.Phase.Over() {
+		report.TotalTime = cmp.Or(report.TotalTime, migrate.Millis(r.Updated.Sub(r.Started)))
+	}
 	here, _ := os.Hostname() // "" is "this host"
 	if r.Side == migrate.Source {
 		report.SourceHost, report.TargetHost = cmp.Or(report.SourceHost, here), cmp.Or(report.TargetHost, r.PeerName, r.Peer)
@@ -67,10 +75,19 @@ func reportOf(r journal.Record, live bool) migrate.Report {
 	return report
 }
 
-// live reports whether a process on this host works on a record.
-func live(j *journal.Journal, r journal.Record) bool {
+// live reports whether the move of a record goes on. On the source that is
+// whether its process answers: the lock is also held by an agent that recovers
+// what a dead one left. On the target the agent holds the lock and waits.
+func (a *app) live(j *journal.Journal, r journal.Record) bool {
+	if r.Phase.Over() {
+		return false
+	}
+	if r.Side == migrate.Source {
+		_, err := source.Ask(a.runDir, r.ID, "status")
+		return err == nil
+	}
 	state, err := j.State(r.ID, r.Side)
-	return err == nil && state.Live
+	return err == nil && state.Live && (r.Phase != migrate.Held || time.Since(r.Updated) < votePatience)
 }
 
 // records returns what this host has on record about one migration, or about
@@ -99,7 +116,7 @@ func (a *app) records(p printer, id string) (*journal.Journal, []journal.Record,
 		}
 	}
 	if len(found) == 0 {
-		return nil, nil, advise(fmt.Errorf("no migration %s on this host: %w", id, fs.ErrNotExist), "see \"migrate history\"")
+		return nil, nil, advise(fmt.Errorf("no migration %s on this host", id), "see \"migrate history\"")
 	}
 	return j, found, nil
 }

@@ -217,18 +217,26 @@ func (r *recovery) source(ctx context.Context, rec journal.Record) (source.Outco
 	if err != nil {
 		return source.Outcome{}, err
 	}
-	o, err := m.Recover(ctx, rec.ID)
+	o, err := patiently(ctx, func() (source.Outcome, error) { return m.Recover(ctx, rec.ID) })
 	if !errors.Is(err, journal.ErrBusy) {
 		return o, err
 	}
-	j, err := r.journal()
-	if err != nil {
-		return o, err
+	return outcomeOf(rec, "the move goes on: see \"migrate status "+string(rec.ID)+"\""), nil
+}
+
+// busyPatience is longer than an agent holds a record at a time while it asks
+// a silent peer.
+const busyPatience = 10 * time.Second
+
+// patiently repeats f while another process holds the record.
+func patiently(ctx context.Context, f func() (source.Outcome, error)) (source.Outcome, error) {
+	for until := time.Now().Add(busyPatience); ; {
+		o, err := f()
+		if !errors.Is(err, journal.ErrBusy) || ctx.Err() != nil || time.Now().After(until) {
+			return o, err
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	if now, err := j.Get(rec.ID, rec.Side); err == nil { // the agent may have been at it
-		rec = now
-	}
-	return outcomeOf(rec, "a live process works on it"), nil
 }
 
 func (r *recovery) ownMover() (*source.Mover, error) {
@@ -279,7 +287,7 @@ func (r *recovery) decide(ctx context.Context, list []journal.Record, opts recov
 	if err != nil {
 		return err
 	}
-	o, err := m.Decide(ctx, rec.ID, opts.decide == runHere)
+	o, err := patiently(ctx, func() (source.Outcome, error) { return m.Decide(ctx, rec.ID, opts.decide == runHere) })
 	if err != nil {
 		return err
 	}

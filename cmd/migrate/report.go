@@ -38,7 +38,7 @@ func runReport(a *app, args []string) error {
 		return err
 	}
 	for _, r := range list {
-		report := reportOf(r, live(j, r))
+		report := reportOf(r, a.live(j, r))
 		p.report(&report)
 	}
 	return nil

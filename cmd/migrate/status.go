@@ -92,14 +92,14 @@ func (r statusRow) progressText() string {
 	case r.Progress != nil && r.Progress.Total > 0:
 		return progressLine(*r.Progress)
 	case !r.Phase.Over() && !r.Live:
-		return fmt.Sprintf("%s; nobody works on it: migrate recover %s", r.Phase, r.ID)
+		return fmt.Sprintf("%s, see: migrate recover %s", r.Phase, r.ID)
 	}
 	return r.Phase.String()
 }
 
 // statusOf joins what the journal holds with what a live process says.
 func (a *app) statusOf(j *journal.Journal, r journal.Record) statusRow {
-	alive := live(j, r)
+	alive := a.live(j, r)
 	row := statusRow{
 		Type: "migration", ID: r.ID, Side: r.Side, Workload: r.Workload, Name: r.Name, Peer: peerOf(r),
 		Phase: r.Phase, Status: statusOf(r, alive), Owner: ownerOf(r), Live: alive,

@@ -81,13 +81,14 @@ func runStop(ctx context.Context, a *app, opts stopOptions, args []string) error
 		}
 		fmt.Fprintln(a.stdout, arg)
 	}
-	if problems.Len() == 1 {
+	switch {
+	case problems == nil:
+		return nil
+	case problems.Len() == 1:
 		return problems.Errors[0]
 	}
-	if problems.Len() > 0 {
-		problems.ErrorFormat = inOneLine
-	}
-	return problems.ErrorOrNil()
+	problems.ErrorFormat = inOneLine
+	return problems
 }
 
 func inOneLine(list []error) string {
