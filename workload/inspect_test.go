@@ -362,3 +362,27 @@ func TestShellJob(t *testing.T) {
 		t.Errorf("a shell's job: %+v, %v", w, found)
 	}
 }
+
+// TestNumberOfSession: the number of a session whose leader is gone is taken.
+func TestNumberOfSession(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "sleep 60 & echo $!; echo ready")
+	cmd, said := start(t, cmd)
+	if err := cmd.Wait(); err != nil && !errors.Is(err, os.ErrClosed) {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(said[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(child, syscall.SIGKILL)
+	here := numbersHere()
+	if got := here(cmd.Process.Pid); !strings.HasSuffix(got, said[0]+" (sleep)") {
+		t.Errorf("number of the session = %q, want it taken by sleep", got)
+	}
+	if got := here(child); got != "sleep" {
+		t.Errorf("number of the child = %q, want sleep", got)
+	}
+	if got := here(1 << 29); got != "" {
+		t.Errorf("number of nobody = %q", got)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"migrate"
+	"migrate/workload/proc"
 )
 
 // TargetChecks is what a target adds to the checks of [TargetFindings].
@@ -32,7 +33,7 @@ func TargetFindings(w migrate.Workload, c TargetChecks) []migrate.Finding {
 		})
 	}
 	if !w.OwnPIDs {
-		list = append(list, pidFindings(w, pidMax(), pidHolder)...)
+		list = append(list, pidFindings(w, pidMax(), numbersHere())...)
 	}
 	if !w.OwnNet {
 		list = append(list, addressFindings(w.Listeners, boundHere(), localAddresses())...)
@@ -61,7 +62,7 @@ func wantedPIDs(w migrate.Workload) []int {
 	return slices.DeleteFunc(slices.Compact(pids), func(pid int) bool { return pid <= 0 })
 }
 
-func pidFindings(w migrate.Workload, limit int, holder func(int) string) []migrate.Finding {
+func pidFindings(w migrate.Workload, limit int, holder func(pid int) string) []migrate.Finding {
 	var list []migrate.Finding
 	for _, pid := range wantedPIDs(w) {
 		if limit > 0 && pid >= limit {
@@ -90,14 +91,25 @@ func pidMax() int {
 	return n
 }
 
-// pidHolder names who has a number; /proc/N exists for a thread as well,
-// although it is not listed.
-func pidHolder(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil {
-		return ""
+// numbersHere returns a function that names who has a number here, "" if nobody.
+// A number is taken not only by a process or thread but for as long as a process,
+// be it a zombie, has it as its group or session: clone3(2) then gives EEXIST
+// (seen with CRIU 4.2.1: "Can't fork for N: File exists"), although there is no
+// /proc/N.
+func numbersHere() func(pid int) string {
+	joined := map[int]string{}
+	all, _ := proc.All() // without it, processes and threads are still found
+	for _, p := range all {
+		joined[p.Group] = fmt.Sprintf("the process group of process %d (%s)", p.PID, p.Comm)
+		joined[p.Session] = fmt.Sprintf("the session of process %d (%s)", p.PID, p.Comm)
 	}
-	return strings.TrimSpace(string(b))
+	return func(pid int) string {
+		// It exists for a thread as well, although /proc does not list it.
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
+			return strings.TrimSpace(string(b))
+		}
+		return joined[pid]
+	}
 }
 
 // boundHere returns "tcp 0.0.0.0:80" for every address in use, in our own
