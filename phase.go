@@ -86,5 +86,5 @@ var next = map[Phase][]Phase{
 	Finish:      {Done},
 }
 
-// CanFollow reports whether a side may go from p to q.
+// CanFollow reports whether a side may come to p from q.
 func (p Phase) CanFollow(q Phase) bool { return slices.Contains(next[q], p) }

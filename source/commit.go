@@ -111,7 +111,12 @@ func (v *move) settle(ctx context.Context, err error) error {
 			}
 		}
 		v.finishing = true
-		return v.step(migrate.Finish, nil)
+		if err := v.step(migrate.Finish, nil); err != nil {
+			return err
+		}
+		// Before CRIU goes on: it would wait for ever for tasks that a v1 freezer
+		// does not let die.
+		return v.group.Kill(ctx)
 	case errors.As(err, &refused):
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"migrate/clock"
 	"migrate/criu"
 	"migrate/internal/failpoint"
+	"migrate/supervisor"
 	"migrate/transport"
 	"migrate/workload"
 )
@@ -104,18 +105,17 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 }
 
 func (d *dump) dumpOptions() criu.DumpOptions {
-	o := criu.DumpOptions{
+	return criu.DumpOptions{
 		PID: d.root, ImagesDir: d.images, LogFile: "dump.log",
 		ManageCgroupsMode: d.opts.ManageCgroupsMode, FreezeCgroup: d.group.Path(),
 		ShellJob: d.facts.ShellJob, FileLocks: d.opts.FileLocks, LinkRemap: true,
 		GhostLimit: d.opts.GhostLimit, TCPClose: d.opts.TCP == migrate.TCPClose,
 		PageSocket: new(int), // the first of the child's files
 		Timeout:    d.opts.FreezeTimeout,
+		External:   supervisor.External(d.facts),
+		// A network namespace is locked for the dump; nftables needs no program.
+		NetworkLockNFTables: d.facts.OwnNet,
 	}
-	for _, t := range d.facts.Terminals {
-		o.External = append(o.External, fmt.Sprintf("tty[%x:%x]", t.Rdev, t.Dev))
-	}
-	return o
 }
 
 // stop ends the page server and the sender's workers, also after a failure.

@@ -202,7 +202,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 	}
 	r.super, err = supervisor.Start(ctx, supervisor.StartConfig{
 		Name: w.Name, StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Program: r.cfg.Program,
-		AvoidPIDs: pids(w), Logger: r.log,
+		AvoidPIDs: supervisor.PIDs(w), Logger: r.log,
 	})
 	if err != nil {
 		return err
@@ -226,18 +226,6 @@ func (r *receiver) installInit() error {
 		return err
 	}
 	return atomicfile.WriteFile(want, r.offer.Init, 0o755)
-}
-
-// pids lists the numbers that a restore in the host's PID namespace takes.
-func pids(w migrate.Workload) []int {
-	if w.OwnPIDs {
-		return nil
-	}
-	var out []int
-	for _, t := range w.Tasks {
-		out = append(append(out, t.VPID, t.Session, t.Group), t.Threads...)
-	}
-	return out
 }
 
 func (r *receiver) begin(s *transport.Session) error {

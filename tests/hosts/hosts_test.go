@@ -162,13 +162,17 @@ func copies(l load, hosts ...*testhost.Host) (running []string) {
 // nothingLeft demands that a host keeps no trace of a workload.
 func nothingLeft(t *testing.T, h *testhost.Host) {
 	t.Helper()
-	const script = `pgrep -x testload; pgrep -x criu; pgrep -f "migrate supervise";
+	const script = `pgrep -x testload; pgrep -x criu; pgrep -f "[m]igrate supervise";
 		find /run/migrate/store /run/migrate/images -mindepth 1 -maxdepth 1 2>/dev/null;
 		find /sys/fs/cgroup -type d -path "*migrate/*" 2>/dev/null;
 		nft list tables 2>/dev/null; true`
-	var out string
-	await(t, "host "+h.Name+" is clean", func() bool {
-		out = strings.TrimSpace(h.Run(t, "sh", "-c", script))
-		return out == "" || time.Now().IsZero()
-	})
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		out := strings.TrimSpace(h.Run(t, "sh", "-c", script))
+		if out == "" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left on host %s:\n%s", h.Name, out)
+		}
+	}
 }
