@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"migrate": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"migrate":           func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"migrate-as-nobody": asNobody,
 	})
 }
@@ -54,11 +54,13 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(run) })
+			state := filepath.Join(e.WorkDir, "state")
+			e.Defer(func() { killAll(t, state) })
 			if err := os.Chmod(run, 0o700); err != nil {
 				return err
 			}
 			e.Vars = append(e.Vars,
-				"MIGRATE_STATE_DIR="+filepath.Join(e.WorkDir, "state"),
+				"MIGRATE_STATE_DIR="+state,
 				"MIGRATE_RUN_DIR="+filepath.Join(run, "run"),
 				"MIGRATE_PKI_DIR="+filepath.Join(e.WorkDir, "pki"),
 				"MIGRATE_CRIU=", "TZ=UTC",
@@ -76,6 +78,19 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	})
+}
+
+// killAll ends the capsules that a script has left.
+func killAll(t *testing.T, stateDir string) {
+	list, _ := workload.List(stateDir)
+	for _, r := range list {
+		if r.LiveRoot() != 0 && r.LiveRoot() != 1 {
+			if err := endOrphan(context.Background(), r, syscall.SIGKILL, time.Second); err != nil {
+				t.Errorf("capsule %s: %v", r.Name, err)
+			}
+		}
+		waitGone(context.Background(), r.Supervisor, recordWait)
+	}
 }
 
 // exits is "exits CODE ARG...": the program must end with that status.

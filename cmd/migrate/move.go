@@ -144,7 +144,7 @@ func (a *app) mover(criu string) (*source.Mover, error) {
 	}
 	m, err := source.New(source.Config{
 		Identity: id, StateDir: a.stateDir, RunDir: a.runDir, CRIU: criu,
-		ReplyTo: agentAddress(a.runDir), Logger: a.logger(),
+		ReplyTo: agentAddress(a.runDir), IdleTimeout: idleTimeout(), Logger: a.logger(),
 	})
 	if err != nil {
 		return nil, &blockedError{err}
