@@ -61,9 +61,13 @@ func (s *sourceSide) Drive(ctx context.Context, d transport.Drive, emit func(mig
 	if d.CheckOnly {
 		return s.check(ctx, req)
 	}
+	// The end of ctx is somebody's wish, and is to be called so.
+	wished, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { cancel(source.Cancelled) })()
 	events := newQueue(emit)
 	req.Emit = events.add
-	report := s.mover.Move(ctx, req)
+	report := s.mover.Move(wished, req)
 	events.close(flushLimit)
 	return report, nil
 }
