@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"migrate"
@@ -57,7 +58,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	}
 	check := answer.Check
 	check.Source = offer.Host
-	check.Blockers = append(append(findings, v.local()...), check.Blockers...)
+	check.Blockers = append(v.local(findings), check.Blockers...)
 	v.peer = check.Target
 	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
@@ -113,17 +114,11 @@ func (v *move) offer(ctx context.Context, only bool) (transport.Offer, error) {
 	return o, nil
 }
 
-// local finds what only this host can know to be in the way.
-func (v *move) local() []migrate.Finding {
-	var out []migrate.Finding
-	if v.opts.TCP == migrate.TCPRefuse && len(v.facts.Connections) > 0 {
-		out = append(out, migrate.Finding{
-			Code:   "tcp-established",
-			What:   fmt.Sprintf("%d TCP connections are established, the first is %s", len(v.facts.Connections), v.facts.Connections[0]),
-			Advice: "close them, or let the move close them with --tcp close",
-		})
-	}
-	return out
+// local drops what the options allow from this host's own findings.
+func (v *move) local(findings []migrate.Finding) []migrate.Finding {
+	return slices.DeleteFunc(findings, func(f migrate.Finding) bool {
+		return f.Code == workload.CodeTCP && v.opts.TCP == migrate.TCPClose
+	})
 }
 
 // openJournal begins the record. A workload has at most one move at a time.

@@ -130,6 +130,9 @@ func (a *Agent) serve(ctx context.Context, s *transport.Session) {
 			a.refuse(ctx, s, err)
 			return
 		}
+		if _, ok := m.(transport.Offer); ok {
+			return // one migration a session: what still comes was for that one
+		}
 	}
 }
 

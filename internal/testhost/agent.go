@@ -52,7 +52,8 @@ func (h *Host) StartAgent(env map[string]string) error {
 	for k, v := range env {
 		args = append(args, k+"="+v)
 	}
-	if _, err := h.startLogged(ctx, "/run/host/"+agentLog, append(args, h.set.agentCommand()...)...); err != nil {
+	pid, err := h.startLogged(ctx, "/run/host/"+agentLog, append(args, h.set.agentCommand()...)...)
+	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
 	for !h.listens() {
@@ -61,7 +62,7 @@ func (h *Host) StartAgent(env map[string]string) error {
 			return fmt.Errorf("agent of host %s does not listen; its log:\n%s", h.Name, h.AgentLog())
 		case <-time.After(2 * time.Millisecond):
 		}
-		if h.AgentPID() == 0 && h.AgentLog() != "" {
+		if h.MachinePID(pid) == 0 {
 			return fmt.Errorf("agent of host %s has ended; its log:\n%s", h.Name, h.AgentLog())
 		}
 	}
