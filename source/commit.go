@@ -106,7 +106,7 @@ func (v *move) settle(ctx context.Context, err error) error {
 	case err == nil:
 		v.enter(migrate.Finish)
 		if v.super != nil {
-			if err := v.super.MovedAway(ctx, v.target, v.id); err != nil {
+			if err := v.super.MovedAway(ctx, v.session.Peer(), v.id); err != nil {
 				v.log.Warn("tell the supervisor", "cause", err)
 			}
 		}
@@ -131,7 +131,7 @@ const askEvery = time.Second
 // commit, or ctx ends.
 func (v *move) ask(ctx context.Context) error {
 	for {
-		action, err := v.askOnce(ctx, v.id, Address(v.target))
+		action, err := v.askOnce(ctx, v.id, Address(v.target), v.session.Peer())
 		switch action {
 		case journal.Finish:
 			return nil
@@ -149,8 +149,8 @@ func (v *move) ask(ctx context.Context) error {
 
 // askOnce asks the target for its record and, where that says that it still
 // holds, tells it to run its copy.
-func (m *Mover) askOnce(ctx context.Context, id migrate.ID, address string) (journal.Action, error) {
-	s, err := m.dial(ctx, address)
+func (m *Mover) askOnce(ctx context.Context, id migrate.ID, address, name string) (journal.Action, error) {
+	s, err := m.dial(ctx, address, name)
 	if err != nil {
 		return journal.AskPeer, err
 	}

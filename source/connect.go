@@ -20,10 +20,21 @@ func Address(target string) string {
 	return net.JoinHostPort(target, DefaultPort)
 }
 
+// PeerName returns the name that the certificate of the host at target must be
+// for: the host as it was asked for, or "" (any host of our authority) where
+// that is only an IP address.
+func PeerName(target string) string {
+	host, _, err := net.SplitHostPort(Address(target))
+	if err != nil || net.ParseIP(host) != nil {
+		return ""
+	}
+	return host
+}
+
 func (v *move) connect(ctx context.Context) error {
 	v.enter(migrate.Connect)
 	var err error
-	if v.session, err = v.dial(ctx, Address(v.target)); err != nil {
+	if v.session, err = v.dial(ctx, Address(v.target), PeerName(v.target)); err != nil {
 		return err
 	}
 	v.session.SetBandwidth(v.opts.Bandwidth)
@@ -32,8 +43,8 @@ func (v *move) connect(ctx context.Context) error {
 	return v.compareClocks(ctx)
 }
 
-func (m *Mover) dial(ctx context.Context, address string) (*transport.Session, error) {
-	return transport.Dial(ctx, address, "", transport.Config{
+func (m *Mover) dial(ctx context.Context, address, name string) (*transport.Session, error) {
+	return transport.Dial(ctx, address, name, transport.Config{
 		Identity: m.cfg.Identity, IdleTimeout: m.cfg.IdleTimeout, Logger: m.log,
 	})
 }

@@ -82,6 +82,13 @@ func (e *events) round(n int, total uint64) {
 	e.begun, e.base = time.Now(), e.wire()
 }
 
+// changed notes the dirty rate that the last round found.
+func (e *events) changed(rate uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now.DirtyRate = rate
+}
+
 // progress computes where the move stands now.
 func (e *events) progress() migrate.Progress {
 	e.mu.Lock()

@@ -41,7 +41,7 @@ func (m *Mover) Recover(ctx context.Context, id migrate.ID) (Outcome, error) {
 	action := journal.Recovery(migrate.Source, r.Phase)
 	var why error
 	if action == journal.AskPeer {
-		action, why = m.askOnce(ctx, id, r.Peer)
+		action, why = m.askOnce(ctx, id, r.Peer, r.PeerName)
 	}
 	return m.act(ctx, entry, action, why)
 }
@@ -172,7 +172,7 @@ func (m *Mover) complete(ctx context.Context, entry *journal.Entry) error {
 		}
 	}
 	if s, err := supervisor.Connect(m.cfg.RunDir, r.Name); err == nil {
-		err = s.MovedAway(ctx, r.Peer, r.ID)
+		err = s.MovedAway(ctx, r.PeerName, r.ID)
 		s.Close()
 		if err != nil {
 			m.log.Warn("tell the supervisor", "cause", err)

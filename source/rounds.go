@@ -93,6 +93,7 @@ func (v *move) timed(r migrate.Round, begun time.Time, wire uint64) migrate.Roun
 
 func (v *move) addRound(r migrate.Round) {
 	v.report.Rounds = append(v.report.Rounds, r)
+	v.events.changed(r.DirtyRate)
 	v.events.send(migrate.Event{Type: "round", Round: &r})
 	v.log.Info("round done", "round", r.Round, "final", r.Final, "pages", r.Pages, "sent", r.Sent, "bytes", r.Transferred, "elapsed", time.Duration(r.Duration))
 }

@@ -147,14 +147,21 @@ func (a *Agent) end(ctx context.Context, s *transport.Session) {
 	}
 }
 
-var errForbidden = errors.New("this certificate may not do that here")
+// forbidden is what a peer gets whose name is on another list.
+type forbidden struct{ peer, flag string }
+
+func (f *forbidden) Error() string { return "host " + f.peer + " may not do that here" }
+
+func (f *forbidden) Failure() migrate.Failure {
+	return migrate.Failure{What: f.Error(), Advice: fmt.Sprintf("start the agent there with %s %s", f.flag, f.peer)}
+}
 
 func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.Message) error {
 	mover := allowed(a.cfg.Allow, s.Peer())
 	switch m := m.(type) {
 	case transport.Offer:
 		if !mover {
-			return errForbidden
+			return &forbidden{s.Peer(), "--allow"}
 		}
 		return a.receive(ctx, s, m)
 	case transport.ClockPing:
@@ -163,12 +170,12 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 		return a.answerAsk(ctx, s, m)
 	case transport.Verdict:
 		if !mover {
-			return errForbidden
+			return &forbidden{s.Peer(), "--allow"}
 		}
 		return a.takeVerdict(ctx, s, m)
 	case transport.Drive:
 		if !allowed(a.cfg.AllowOperator, s.Peer()) {
-			return errForbidden
+			return &forbidden{s.Peer(), "--allow-operator"}
 		}
 		return a.drive(ctx, s, m)
 	case transport.Status:

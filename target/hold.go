@@ -256,6 +256,15 @@ func (r *receiver) lostBecause(ctx context.Context, s *transport.Session, v verd
 	return s.Send(ctx, transport.Refused{Failure: f})
 }
 
+// statusOf tells a move that was cancelled from one that failed.
+func statusOf(cause error) migrate.Status {
+	var a *aborted
+	if errors.As(cause, &a) && a.status == migrate.StatusCancelled {
+		return a.status
+	}
+	return migrate.StatusFailed
+}
+
 // discard removes every trace of the copy here, then journals that.
 func (r *receiver) discard(ctx context.Context, cause error) error {
 	if r.entry == nil {
@@ -276,6 +285,6 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 	}
 	return r.step(migrate.RolledBack, func(j *journal.Record) {
 		f := failureOf(cause)
-		j.Status, j.Reason = migrate.StatusFailed, &f
+		j.Status, j.Reason = statusOf(cause), &f
 	})
 }

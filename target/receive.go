@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"migrate"
@@ -148,7 +149,7 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
 		case transport.Restore:
 			return r.restore(ctx, s, intake, m)
 		case transport.Abort:
-			return &aborted{m.Failure}
+			return &aborted{m.Status, m.Failure}
 		default:
 			err = fmt.Errorf("unexpected %T", m)
 		}
@@ -166,7 +167,10 @@ func difference(mono, boot transport.Bounds) clock.Difference {
 }
 
 // aborted is the source's own rollback.
-type aborted struct{ failure migrate.Failure }
+type aborted struct {
+	status  migrate.Status
+	failure migrate.Failure
+}
 
 func (a *aborted) Error() string { return "the source rolled back: " + a.failure.What }
 
@@ -232,7 +236,7 @@ func (r *receiver) begin(s *transport.Session) error {
 	var err error
 	r.entry, err = r.journal.Begin(journal.Record{
 		ID: r.id, Side: migrate.Target, Phase: migrate.Preflight,
-		Name: r.offer.Workload.Name, Workload: r.offer.Workload.Kind + ":" + r.offer.Workload.Name,
+		Name: r.offer.Workload.Name, Workload: r.offer.Workload.Kind + ":" + strings.TrimPrefix(r.offer.Workload.Name, "process-"),
 		Peer: r.offer.ReplyTo, PeerName: s.Peer(), StoreDir: r.dir,
 		Started: time.Now(), Status: migrate.StatusActive, Options: r.offer.Options,
 	})

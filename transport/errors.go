@@ -224,5 +224,5 @@ func Failure(err error) migrate.Failure {
 			return migrate.Failure{What: f.what, Cause: err.Error(), Advice: f.advice}
 		}
 	}
-	return migrate.Failure{What: "talking to the peer", Cause: err.Error()}
+	return migrate.Failure{What: err.Error()}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/source"
 	"migrate/transport"
 )
 
@@ -47,7 +48,7 @@ func (e *unknownError) Failure() migrate.Failure {
 }
 
 func (d driver) drive(ctx context.Context, order transport.Drive) (*migrate.Report, error) {
-	s, err := transport.Dial(ctx, d.address, "", d.config)
+	s, err := transport.Dial(ctx, d.address, source.PeerName(d.address), d.config)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +132,7 @@ func (d driver) outcome(ctx context.Context, id migrate.ID) *migrate.Report {
 }
 
 func (d driver) ask(ctx context.Context, id migrate.ID) *migrate.Report {
-	s, err := transport.Dial(ctx, d.address, "", d.config)
+	s, err := transport.Dial(ctx, d.address, source.PeerName(d.address), d.config)
 	if err != nil {
 		return nil
 	}

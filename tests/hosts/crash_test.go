@@ -96,7 +96,9 @@ func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
 	c.load = startLoad(t, c.a, "--memory", "8", "--children", "1")
 	t.Cleanup(func() { // a case that failed must not spoil the next
 		stopLoad(c.b, c.load)
-		pkill(c.b, "KILL", "migrate supervise")
+		if t.Failed() {
+			pkill(c.b, "KILL", "migrate supervise")
+		}
 	})
 	stop := c.watchForTwo(t)
 	defer stop()
@@ -118,14 +120,8 @@ func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
 	c.checkJournals(t, where)
 	c.load.verify(t, where)
 	stopLoad(where, c.load)
-	nothingLeft(t, c.other(where))
-}
-
-func (c *crash) other(h *testhost.Host) *testhost.Host {
-	if h == c.a {
-		return c.b
-	}
-	return c.a
+	nothingLeft(t, c.a)
+	nothingLeft(t, c.b)
 }
 
 const pointLog = "/run/failpoints"
