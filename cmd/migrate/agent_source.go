@@ -10,6 +10,7 @@ import (
 	"migrate"
 	"migrate/journal"
 	"migrate/source"
+	"migrate/supervisor"
 	"migrate/target"
 	"migrate/transport"
 	"migrate/transport/pki"
@@ -123,6 +124,10 @@ func (s *sourceSide) recover(ctx context.Context) {
 	said := map[migrate.ID]string{}
 	for {
 		s.recoverAll(ctx, said)
+		if err := supervisor.Sweep(s.app.stateDir, s.app.runDir); err != nil && said["sweep"] != err.Error() {
+			said["sweep"] = err.Error()
+			s.log.Error("sweep", "cause", err)
+		}
 		select {
 		case <-time.After(recoverEvery):
 		case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 	"migrate"
 	"migrate/journal"
 	"migrate/source"
+	"migrate/supervisor"
 )
 
 type recoverOptions struct {
@@ -114,6 +115,9 @@ func runRecover(ctx context.Context, a *app, opts recoverOptions, args []string)
 		return err
 	}
 	if err := needRoot("frozen processes are let run or killed"); err != nil {
+		return err
+	}
+	if err := supervisor.Sweep(a.stateDir, a.runDir); err != nil {
 		return err
 	}
 	r := recovery{app: a, p: a.printer()}

@@ -46,6 +46,20 @@ var victims = []victim{
 	{"link", func(t *testing.T, c *crash) bool { c.cut(t); return true }},
 }
 
+// absent lists who is not there to be killed, before it is started or after its
+// work is done.
+var absent = map[string][]string{
+	"source:preflight": {"supervisor", "source-criu", "target-criu"},
+	"source:prepare":   {"supervisor", "source-criu", "target-criu"},
+	"source:pre-copy":  {"source-criu"},
+	"source:finish":    {"target-criu"},
+	"source:finishing": {"source-criu", "target-criu"},
+	"target:prepare":   {"supervisor", "source-criu", "target-criu"},
+	"target:resumed":   {"target-criu"},
+	"target:finish":    {"target-criu"},
+	"target:done":      {"source-criu", "target-criu"},
+}
+
 func pkill(h *testhost.Host, signal, pattern string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -67,6 +81,9 @@ func TestCrash(t *testing.T) {
 					continue
 				}
 				for _, v := range victims {
+					if slices.Contains(absent[p], v.name) {
+						continue
+					}
 					t.Run(p+"/"+v.name, func(t *testing.T) { runCrash(t, set, p, v) })
 				}
 			}
@@ -106,7 +123,9 @@ func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
 	if !c.awaitPoint(t) {
 		t.Fatalf("the move never came to %s\nstdout: %s\nstderr: %s", point, &c.out, &c.err)
 	}
-	killed := v.kill(t, c)
+	if !v.kill(t, c) {
+		t.Fatalf("there was no %s to kill at %s", v.name, point)
+	}
 	for _, h := range []*testhost.Host{c.a, c.b} {
 		pkill(h, "CONT", "migrate")
 	}
@@ -116,7 +135,7 @@ func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
 	c.repair(t)
 	where := c.settle(t)
 	t.Logf("the move ended after %v, all was settled %v later", ended.Sub(died), time.Since(ended))
-	t.Logf("%s died (%v) at %s: one copy, on %s; exit code %d", v.name, killed, point, where.Name, exitCode(c.cmd))
+	t.Logf("%s died at %s: one copy, on %s; exit code %d", v.name, point, where.Name, exitCode(c.cmd))
 	c.checkJournals(t, where)
 	c.load.verify(t, where)
 	stopLoad(where, c.load)
