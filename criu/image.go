@@ -17,6 +17,7 @@ const (
 	pagemapMagic   = 0x56084025
 	cpuinfoMagic   = 0x61404013
 	inventoryMagic = 0x58313116
+	filesMagic     = 0x56303138
 )
 
 // errShort means that an image ends in the middle of something.

@@ -114,6 +114,11 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err != nil {
 		return err
 	}
+	if n, err := criu.RepairTimers(spec.ImagesDir); err != nil {
+		return err
+	} else if n > 0 {
+		s.log.Debug("timers set right in the images", "number", n)
+	}
 	a, err := s.warmAttempt(spec.CRIU, spec.Workload)
 	if err != nil {
 		return fmt.Errorf("starting the restore: %w", err)
