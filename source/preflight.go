@@ -42,10 +42,14 @@ func (v *move) preflight(ctx context.Context) error {
 // sides' findings.
 func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	findings, err := v.inspect(ctx)
+	if gone, ok := errors.AsType[*notFound](err); ok { // nothing to ask the target about
+		v.report.Blockers = append(v.report.Blockers, migrate.Finding{Code: "not-found", What: gone.what, Advice: gone.advice})
+		return migrate.Check{Blockers: v.report.Blockers, Warnings: v.report.Warnings}, nil
+	}
 	if err != nil {
 		return migrate.Check{}, err
 	}
-	offer, err := v.offer(ctx, only)
+	offer, unusable, err := v.offer(ctx, only)
 	if err != nil {
 		return migrate.Check{}, err
 	}
@@ -58,7 +62,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	}
 	check := answer.Check
 	check.Source = offer.Host
-	check.Blockers = append(v.local(findings), check.Blockers...)
+	check.Blockers = slices.Concat(v.local(findings), unusable, check.Blockers)
 	v.peer = check.Target
 	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
@@ -92,26 +96,27 @@ func (v *move) inspect(ctx context.Context) ([]migrate.Finding, error) {
 	return findings, nil
 }
 
-// offer gathers what the target's preflight needs.
-func (v *move) offer(ctx context.Context, only bool) (transport.Offer, error) {
-	o := transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
+// offer gathers what the target's preflight needs. What is wrong with this
+// host's CRIU is a finding, so that everything in the way is told at once.
+func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusable []migrate.Finding, err error) {
+	o = transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
 		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
-	var err error
-	if v.tool, err = criu.Find(ctx, v.cfg.CRIU); err != nil {
-		return o, err
+	var criuErr error
+	v.tool, criuErr = criu.Find(ctx, v.cfg.CRIU)
+	if o.Host, err = hostinfo.Describe(ctx, v.tool, criuErr, ""); err != nil {
+		return o, nil, err
 	}
-	if o.Host, err = hostinfo.Describe(ctx, v.tool, nil, ""); err != nil {
-		return o, err
-	}
-	if o.CPUInfo, err = v.tool.DumpCPU(ctx); err != nil {
-		return o, err
+	if criuErr != nil {
+		unusable = []migrate.Finding{{Code: "criu", What: o.Host.Name + ": " + criuErr.Error(), Advice: Failure(criuErr).Advice}}
+	} else if o.CPUInfo, err = v.tool.DumpCPU(ctx); err != nil {
+		return o, nil, err
 	}
 	if v.facts.Init != "" {
 		if o.Init, err = os.ReadFile(v.facts.Init); err != nil {
-			return o, fmt.Errorf("the workload's init: %w", err)
+			return o, nil, fmt.Errorf("the workload's init: %w", err)
 		}
 	}
-	return o, nil
+	return o, unusable, nil
 }
 
 // local drops what the options allow from this host's own findings.

@@ -23,12 +23,8 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 	c := migrate.Check{Source: o.Host, Target: here, Blockers: []migrate.Finding{}, Warnings: []migrate.Finding{}}
 	blockers, warnings := compareHosts(o, here)
 	c.Blockers, c.Warnings = append(c.Blockers, blockers...), append(c.Warnings, warnings...)
-	if a.criuErr != nil {
-		f := failureOf(a.criuErr)
-		c.Blockers = append(c.Blockers, migrate.Finding{Code: "criu", What: here.Name + ": " + f.What, Advice: f.Advice})
-	} else if err := a.tool.CheckCPU(ctx, o.CPUInfo); err != nil {
-		f := failureOf(err)
-		c.Blockers = append(c.Blockers, migrate.Finding{Code: "cpu", What: "this workload may use CPU features that " + here.Name + " lacks: " + f.Cause, Advice: f.Advice})
+	if f := a.criuFinding(ctx, o, here.Name); f != nil {
+		c.Blockers = append(c.Blockers, *f)
 	}
 	w := o.Workload
 	if len(o.Init) > 0 { // it comes with the workload
@@ -42,6 +38,25 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 		c.Blockers = append(c.Blockers, *f)
 	}
 	return c, nil
+}
+
+// criuFinding tells what keeps this host's CRIU from restoring the workload. A
+// source without a CRIU has told its own finding, and could not describe its CPU.
+func (a *Agent) criuFinding(ctx context.Context, o transport.Offer, host string) *migrate.Finding {
+	if a.criuErr != nil {
+		return &migrate.Finding{
+			Code: "criu", What: host + ": " + a.criuErr.Error(),
+			Advice: failureOf(a.criuErr).Advice + ", and start the agent on " + host + " again",
+		}
+	}
+	if o.Host.CRIU == "" {
+		return nil
+	}
+	if err := a.tool.CheckCPU(ctx, o.CPUInfo); err != nil {
+		f := failureOf(err)
+		return &migrate.Finding{Code: "cpu", What: "this workload may use CPU features that " + host + " lacks: " + f.Cause, Advice: f.Advice}
+	}
+	return nil
 }
 
 // compareHosts is the part of preflight that needs nothing but both hosts'

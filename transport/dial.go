@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/quic-go/quic-go"
 
@@ -92,7 +93,8 @@ func resolve(ctx context.Context, addr string) ([]*net.UDPAddr, error) {
 		return nil, err
 	}
 	var addrs []*net.UDPAddr
-	for _, ip := range ips { // at least one, sorted by preference
+	same := func(a, b net.IPAddr) bool { return a.String() == b.String() } // a line of /etc/hosts can give one twice
+	for _, ip := range slices.CompactFunc(ips, same) {                     // at least one, sorted by preference
 		addrs = append(addrs, &net.UDPAddr{IP: ip.IP, Zone: ip.Zone, Port: port})
 	}
 	return addrs, nil

@@ -43,7 +43,7 @@ func headline(r *migrate.Report) string {
 		}
 		return s
 	case migrate.StatusBlocked:
-		return fmt.Sprintf("%s cannot move to %s: %s in the way; it runs on %s as before", r.Workload, dst, count(len(r.Blockers), "thing"), src)
+		return fmt.Sprintf("%s cannot move to %s: %s in the way; %s", r.Workload, dst, count(len(r.Blockers), "thing"), stays(r))
 	case migrate.StatusCancelled:
 		return fmt.Sprintf("%s was not moved to %s: cancelled; %s", r.Workload, dst, stays(r))
 	case migrate.StatusFailed:
