@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/criu"
 	"migrate/internal/testhost"
 	"migrate/internal/testload"
 )
@@ -114,11 +115,15 @@ func ask(ctx context.Context, h *testhost.Host, request string) (s testload.Stat
 // with nothing else in between.
 func plain(ctx context.Context, h *testhost.Host, e *Entry, pid int) error {
 	const script = `mkdir /run/plain && cd /run/plain &&
-		$MIGRATE_CRIU dump -t $1 -D . -o dump.log -v1 &&
-		$MIGRATE_CRIU restore -d -D . -o restore.log -v1 && du -sb . ; s=$?
+		"$2" dump -t $1 -D . -o dump.log -v1 &&
+		"$2" restore -d -D . -o restore.log -v1 && du -sb . ; s=$?
 		[ $s = 0 ] || tail -5 *.log >&2; rm -rf /run/plain; exit $s`
+	tool, err := criu.Find(ctx, "")
+	if err != nil {
+		return err
+	}
 	begun := time.Now()
-	out, err := h.Output(ctx, "sh", "-c", script, "sh", strconv.Itoa(pid))
+	out, err := h.Output(ctx, "sh", "-c", script, "sh", strconv.Itoa(pid), tool.Path)
 	if err != nil {
 		return err
 	}
