@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"migrate"
 	"migrate/clock"
 	"migrate/criu"
@@ -35,7 +37,7 @@ func (v *move) stopAndCopy(ctx context.Context) error {
 	err = d.child.Dump(dumpCtx, d.options, func(hookCtx context.Context, e criu.HookEvent) error {
 		switch e.Hook {
 		case criu.PreDump:
-			return v.freeze(hookCtx)
+			return d.freeze(hookCtx)
 		case criu.PostDump:
 			return d.afterDump(hookCtx)
 		}
@@ -73,6 +75,8 @@ type dump struct {
 	conn    net.Conn
 	wire    uint64
 	round   int
+	beside  errgroup.Group // what is done while CRIU dumps
+	frozen  migrate.Workload
 }
 
 // startDump starts CRIU and its page server before anything is frozen.
@@ -118,33 +122,39 @@ func (d *dump) dumpOptions() criu.DumpOptions {
 	}
 }
 
-// stop ends the page server and the sender's workers, also after a failure.
+// stop ends everything that runs beside the dump, also after a failure; what
+// went wrong there was told where it mattered.
 func (d *dump) stop() {
 	d.conn.Close()
-	d.sender.finish()
+	_, _ = d.sender.finish()
+	_ = d.beside.Wait()
 }
 
 // freeze journals, then stops every task of the tree by its cgroup. The
 // frozen time begins before the first task stops.
-func (v *move) freeze(ctx context.Context) error {
-	v.enter(migrate.Freeze)
-	if err := v.step(migrate.Freeze, nil); err != nil {
+func (d *dump) freeze(ctx context.Context) error {
+	d.enter(migrate.Freeze)
+	if err := d.step(migrate.Freeze, nil); err != nil {
 		return err
 	}
-	v.frozenAt, v.frozen = clock.Now(), time.Now()
-	if err := v.group.Freeze(ctx); err != nil {
+	d.frozenAt, d.frozenSince = clock.Now(), time.Now()
+	time.AfterFunc(d.opts.FreezeTimeout, func() { d.cancel(errFreezeTimeout) }) // too late past the commit point
+	if err := d.group.Freeze(ctx); err != nil {
 		return err
 	}
 	failpoint.Reach("source:frozen")
-	v.enter(migrate.StopAndCopy)
-	return v.step(migrate.StopAndCopy, nil)
+	d.enter(migrate.StopAndCopy)
+	d.beside.Go(func() error { return d.step(migrate.StopAndCopy, nil) })
+	d.beside.Go(func() (err error) {
+		d.frozen, _, err = workload.Inspect(ctx, d.root)
+		return err
+	})
+	return nil
 }
 
 // afterDump runs while CRIU holds in post-dump: all images are written and
 // every page is in the stream.
 func (d *dump) afterDump(ctx context.Context) error {
-	ctx, cancel := context.WithDeadlineCause(ctx, d.frozen.Add(d.opts.FreezeTimeout), errFreezeTimeout)
-	defer cancel()
 	failpoint.Reach("source:post-dump")
 	// CRIU thawed the cgroup to dump it: freeze it again, so that CRIU's own
 	// death cannot let the tree run.
@@ -162,8 +172,7 @@ func (d *dump) afterDump(ctx context.Context) error {
 
 // ship sends what is left, and asks the target to restore.
 func (d *dump) ship(ctx context.Context) error {
-	facts, _, err := workload.Inspect(ctx, d.root)
-	if err != nil {
+	if err := d.beside.Wait(); err != nil {
 		return err
 	}
 	images, err := d.shipImages(ctx)
@@ -181,12 +190,12 @@ func (d *dump) ship(ctx context.Context) error {
 	}
 	r := d.sender.stats.Round
 	r.Final = true
-	d.addRound(d.timed(r, d.frozen, d.wire))
+	d.addRound(d.timed(r, d.frozenSince, d.wire))
 	d.enter(migrate.Restore)
 	if err := d.step(migrate.Restore, nil); err != nil {
 		return err
 	}
-	d.merge(facts)
+	d.merge(d.frozen)
 	between := d.diff.After(time.Since(d.compared))
 	return d.session.Send(ctx, transport.Restore{
 		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(),

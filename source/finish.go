@@ -24,7 +24,7 @@ func (v *move) finish(ctx context.Context) error {
 	if err := removeCopy(ctx, v.group); err != nil {
 		return err
 	}
-	v.report.FrozenTime = migrate.Millis(time.Since(v.frozen))
+	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
 	if err := v.session.Send(ctx, transport.Finished{}); err != nil {
 		v.log.Debug("say goodbye", "cause", err) // the target needs it for nothing
 	}
@@ -106,8 +106,8 @@ func (v *move) letGo(ctx context.Context) error {
 	if err := v.group.Thaw(ctx); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
-	if !v.frozen.IsZero() {
-		v.report.FrozenTime = migrate.Millis(time.Since(v.frozen))
+	if !v.frozenSince.IsZero() {
+		v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
 	}
 	if v.placement == nil {
 		return nil

@@ -122,23 +122,23 @@ type move struct {
 	events *events
 	report *migrate.Report
 
-	tool      criu.Tool
-	session   *transport.Session
-	inbox     *inbox
-	control   *control
-	entry     *journal.Entry
-	root      int                // host PID of the tree's root
-	super     *supervisor.Client // nil for a process nobody supervises
-	facts     migrate.Workload
-	peer      migrate.Host
-	group     *cgroup.Group
-	placement *cgroup.Placement // nil when the tree had the group to itself
-	table     *predump.Table
-	diff      clock.Difference
-	images    string
-	compared  time.Time // when diff was measured
-	frozenAt  migrate.ClockReading
-	frozen    time.Time // the same by this process's clock; zero until the freeze
+	tool        criu.Tool
+	session     *transport.Session
+	inbox       *inbox
+	control     *control
+	entry       *journal.Entry
+	root        int                // host PID of the tree's root
+	super       *supervisor.Client // nil for a process nobody supervises
+	facts       migrate.Workload
+	peer        migrate.Host
+	group       *cgroup.Group
+	placement   *cgroup.Placement // nil when the tree had the group to itself
+	table       *predump.Table
+	diff        clock.Difference
+	images      string
+	compared    time.Time // when diff was measured
+	frozenAt    migrate.ClockReading
+	frozenSince time.Time // the same by this process's clock; zero until the freeze
 
 	gate      sync.Mutex // held while the commit point is passed
 	committed bool       // the commit is journaled
