@@ -84,7 +84,7 @@ func (t Tool) Start(ctx context.Context, o ChildOptions) (*Child, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	c.cmd = exec.Command(t.Path, "swrk", strconv.Itoa(rpcFD))
+	c.cmd = exec.CommandContext(context.WithoutCancel(ctx), t.Path, "swrk", strconv.Itoa(rpcFD))
 	c.cmd.ExtraFiles = append([]*os.File{theirs}, o.Files...)
 	c.cmd.Dir = o.Dir
 	if o.Stdin != nil {
@@ -150,7 +150,7 @@ func (c *Child) waitExit(grace time.Duration) error {
 		return nil
 	case <-timer.C:
 	}
-	c.cmd.Process.Kill()
+	_ = c.cmd.Process.Kill() // unless it has just ended
 	<-c.exited
 	return ErrKilled
 }

@@ -110,6 +110,5 @@ func (t Tool) inScratch(f func(dir string) error) error {
 	if err != nil {
 		return fmt.Errorf("criu cpuinfo: %w", err)
 	}
-	defer os.RemoveAll(dir)
-	return f(dir)
+	return errors.Join(f(dir), os.RemoveAll(dir))
 }

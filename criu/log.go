@@ -19,7 +19,7 @@ func readLog(path string) []string {
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() > maxLog {
-		f.Seek(-maxLog, io.SeekEnd)
+		_, _ = f.Seek(-maxLog, io.SeekEnd) // else from the start
 	}
 	b, _ := io.ReadAll(io.LimitReader(f, maxLog))
 	return splitLines(b)

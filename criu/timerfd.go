@@ -85,7 +85,7 @@ func repairTimers(b []byte) (out []byte, repaired int, err error) {
 // isTimer looks at the type, which is the first field of an entry: parsing
 // thousands of others would take part of the downtime.
 func isTimer(entry []byte) bool {
-	const typeField = 1<<3 | 0 // a varint
+	const typeField = 1 << 3 // number 1, a varint
 	if len(entry) < 2 || entry[0] != typeField {
 		return false
 	}

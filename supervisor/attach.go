@@ -30,7 +30,7 @@ func (c *Client) Attach(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 		return err
 	}
 	if stdin != nil {
-		go io.Copy(conn, stdin)
+		go func() { _, _ = io.Copy(conn, stdin) }() // the output's end tells of a lost connection
 	}
 	if resize != nil {
 		go c.passSizes(ctx, resize)
@@ -69,7 +69,7 @@ func (c *Client) passSizes(ctx context.Context, sizes <-chan Size) {
 func (s *server) attach(conn *net.UnixConn) {
 	st := s.snapshot()
 	if st.State != Running {
-		writeMessage(conn, answer(nil, refusal(st, "cannot attach")))
+		s.reply(conn, answer(nil, refusal(st, "cannot attach")))
 		return
 	}
 	output, cancel := s.stdio.hub.subscribe()
@@ -80,9 +80,9 @@ func (s *server) attach(conn *net.UnixConn) {
 	go func() {
 		defer cancel() // the client is gone
 		if in := s.stdio.input(); in != nil {
-			io.Copy(in, conn)
+			_, _ = io.Copy(in, conn) // until either end goes
 		}
-		io.Copy(io.Discard, conn)
+		_, _ = io.Copy(io.Discard, conn)
 	}()
 	for b := range output {
 		if _, err := conn.Write(b); err != nil {

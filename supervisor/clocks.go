@@ -63,8 +63,22 @@ func (c clocks) write(spec RestoreSpec, supported bool) (migrate.Clock, error) {
 	}
 	r.Target = clock.Now()
 	w, err := clock.Plan(r)
-	if err != nil || !w.Report.Namespace {
+	switch {
+	case err != nil:
 		return w.Report, err
+	case w.Report.Namespace:
+		return w.Report, criu.WriteTimens(spec.ImagesDir, c.Name, w.Image)
+	case c.Name != "":
+		return w.Report, leaveOut(filepath.Join(spec.ImagesDir, c.Name))
 	}
-	return w.Report, criu.WriteTimens(spec.ImagesDir, c.Name, w.Image)
+	return w.Report, nil
+}
+
+// leaveOut removes the image, so that CRIU makes no namespace after all, should
+// it find that it can (prepare_timens in timens.c).
+func leaveOut(image string) error {
+	if err := os.Remove(image); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

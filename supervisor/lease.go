@@ -25,7 +25,7 @@ func (s *server) lease(conn *net.UnixConn) {
 		case <-ended:
 		}
 	}()
-	io.Copy(io.Discard, conn)
+	_, _ = io.Copy(io.Discard, conn) // until it ends, however that is
 	close(ended)
 	s.mu.Lock()
 	delete(s.leases, conn)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -27,8 +28,10 @@ func Main(ctx context.Context, args []string) error {
 		ready.Close()
 		return err
 	}
-	io.WriteString(ready, readyWord)
-	ready.Close()
+	_, err = io.WriteString(ready, readyWord)
+	if err := errors.Join(err, ready.Close()); err != nil {
+		s.log.Warn("the starter does not listen", "cause", err)
+	}
 	return s.serve(ctx)
 }
 

@@ -115,13 +115,13 @@ func (s *server) serveConn(conn *net.UnixConn) {
 	defer conn.Close()
 	defer s.requests.Done()
 	if err := checkPeer(conn); err != nil {
-		writeMessage(conn, answer(nil, err))
+		s.reply(conn, answer(nil, err))
 		return
 	}
 	conn.SetReadDeadline(time.Now().Add(requestTime))
 	var req request
 	if err := readMessage(conn, &req); err != nil {
-		if err != io.EOF { // somebody only looked whether we are here
+		if !errors.Is(err, io.EOF) { // somebody only looked whether we are here
 			s.log.Warn("request", "cause", err)
 		}
 		return
@@ -136,14 +136,21 @@ func (s *server) serveConn(conn *net.UnixConn) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		go func() { // ends with the connection: a client sends one request
-			io.Copy(io.Discard, conn)
+			_, _ = io.Copy(io.Discard, conn)
 			cancel()
 		}()
 		result, err := s.dispatch(ctx, req)
 		if err != nil {
 			s.log.Warn("request refused", "op", req.Op, "cause", err)
 		}
-		writeMessage(conn, answer(result, err)) // a client that is gone can ask again
+		s.reply(conn, answer(result, err))
+	}
+}
+
+// reply answers a client. One that is gone can ask again.
+func (s *server) reply(conn *net.UnixConn, r response) {
+	if err := writeMessage(conn, r); err != nil {
+		s.log.Debug("answer", "cause", err)
 	}
 }
 

@@ -108,7 +108,7 @@ func spawn(ctx context.Context, c StartConfig) error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(cmp.Or(c.Program, program), args...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), cmp.Or(c.Program, program), args...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
@@ -119,7 +119,7 @@ func spawn(ctx context.Context, c StartConfig) error {
 		return err
 	}
 	go cmd.Wait() // it outlives us; while we live, we must reap it
-	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill(); r.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill(); r.Close() })
 	defer stop()
 	word, err := io.ReadAll(io.LimitReader(r, 64<<10))
 	switch {

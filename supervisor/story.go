@@ -3,6 +3,7 @@ package supervisor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -157,7 +158,7 @@ func (s *server) stop(ctx context.Context, a stopArgs) (Exit, error) {
 // signal sends sig to the root, or to each process that it left running.
 func (s *server) signal(root int, sig syscall.Signal) error {
 	err := s.reaper.signal(root, sig)
-	if err != unix.ESRCH {
+	if !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	pids, err := s.group.Procs()

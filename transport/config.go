@@ -79,5 +79,5 @@ func (c Config) quicConfig(bidirectional int64) *quic.Config {
 // silence stops quic-go from writing to the standard logger when the kernel
 // grants it less than 7 MiB of socket buffers: above 1 MiB they gain nothing.
 var silence = sync.OnceFunc(func() {
-	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
+	_ = os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 })

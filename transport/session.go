@@ -173,7 +173,7 @@ func (s *Session) Receive(ctx context.Context) (Message, error) {
 	if errors.Is(err, ErrProtocol) {
 		s.Close(CodeProtocol, err.Error())
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("receiving: %w", err)
 	}
 	return m, err
@@ -201,15 +201,15 @@ func interruptible(ctx context.Context, setDeadline func(time.Time) error, op fu
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		setDeadline(time.Unix(1, 0))
+		_ = setDeadline(time.Unix(1, 0)) // quic-go has no error to return
 	})
 	err := op()
 	if !stop() {
 		<-interrupted
-		setDeadline(time.Time{})
+		_ = setDeadline(time.Time{})
 	}
 	switch {
-	case err == nil, err == io.EOF, errors.Is(err, ErrProtocol):
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, ErrProtocol):
 		return err
 	case ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
 		return context.Cause(ctx)

@@ -132,7 +132,7 @@ func (o *outgoing) Abandon() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {
-		o.fail(ErrClosed)
+		_ = o.fail(ErrClosed) // kept for later calls
 	}
 }
 
@@ -182,7 +182,7 @@ func (in *incoming) next(ctx context.Context) ([]byte, error) {
 		return nil, in.err
 	}
 	frame, err := in.read(ctx)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: stream without an end frame", ErrProtocol)
 	}
 	if err != nil {
@@ -208,8 +208,10 @@ func (in *incoming) finish(ctx context.Context, theirs StreamDigest) error {
 	if ours := in.digest(); ours != theirs {
 		return in.fail(fmt.Errorf("%w: stream digest %+v, the sender's is %+v", ErrProtocol, ours, theirs))
 	}
-	if _, err := in.read(ctx); err != io.EOF {
-		return in.fail(fmt.Errorf("%w: stream goes on after its end frame (%v)", ErrProtocol, err))
+	if _, err := in.read(ctx); err == nil {
+		return in.fail(fmt.Errorf("%w: stream goes on after its end frame", ErrProtocol))
+	} else if !errors.Is(err, io.EOF) {
+		return in.fail(fmt.Errorf("after the end frame: %w", err))
 	}
 	in.err = io.EOF
 	return io.EOF

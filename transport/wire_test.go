@@ -36,7 +36,7 @@ func TestGoldenStreams(t *testing.T) {
 			hex.EncodeToString(streamOf(t, frameOf(FrameFilesStart, ""), FileHeader{"a", 3, 0o644}.appendTo(nil), frameOf(FrameFileData, "abc"))),
 			files + "450000000038" + "0000000000000001" + "0000000000000000" + "0000000000000022" + sum(files),
 		},
-		"message": {fmt.Sprintf("%s", must(encodeMessage(Cancel{Reason: "x"}))), "\x16\x00\x00\x00\x00\x0e" + `{"reason":"x"}`},
+		"message": {string(must(encodeMessage(Cancel{Reason: "x"}))), "\x16\x00\x00\x00\x00\x0e" + `{"reason":"x"}`},
 	}
 	for name, tt := range tests {
 		if tt.got != tt.want {

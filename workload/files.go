@@ -115,7 +115,7 @@ func readFile(link string) (FileFacts, error) {
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(link, &fs) == nil {
-		m.Pseudo = pseudo[int64(fs.Type)]
+		m.Pseudo = pseudo[fs.Type]
 	}
 	return m, nil
 }

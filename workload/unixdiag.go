@@ -2,6 +2,7 @@ package workload
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -81,7 +82,7 @@ func receiveUnix(sk int) (map[uint64]Unix, error) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, _, err := unix.Recvfrom(sk, buf, 0)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -199,7 +199,7 @@ func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log
 	defer stopRecovering()
 	go side.recover(recovering)
 	defer removeAgentFile(a.runDir, info.PID)
-	defer notify("STOPPING=1")
+	defer func() { _ = notify("STOPPING=1") }() // it sees the end itself
 	return agent.Serve(ctx, func(address string) {
 		if err := writeAgentFile(a.runDir, info); err != nil {
 			log.Warn("moves from this host cannot tell where to ask", "cause", err)
@@ -260,7 +260,7 @@ func writeAgentFile(runDir string, info agentInfo) error {
 
 func removeAgentFile(runDir string, pid int) {
 	if info, err := readAgentFile(runDir); err == nil && info.PID == pid {
-		os.Remove(agentFile(runDir)) // a stale one does no harm
+		_ = os.Remove(agentFile(runDir)) // a stale one does no harm
 	}
 }
 

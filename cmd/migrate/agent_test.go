@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -286,10 +287,8 @@ func TestDriver(t *testing.T) {
 				d.patience = time.Second
 			}
 			report, err := d.drive(ctx, transport.Drive{Source: "process:1", Target: "hostB"})
-			got := ""
-			if err != nil {
-				got = err.Error()
-			} else {
+			got := fmt.Sprint(err)
+			if err == nil {
 				got = string(report.Status)
 			}
 			if len(got) < len(c.want) || got[len(got)-len(c.want):] != c.want {

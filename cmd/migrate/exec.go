@@ -113,7 +113,7 @@ func (a *app) runPlain(cmd *exec.Cmd, stdin bool) error {
 	go func() {
 		for s := range signals {
 			if s == syscall.SIGTERM || s == syscall.SIGHUP {
-				cmd.Process.Signal(s)
+				_ = cmd.Process.Signal(s) // ended already is as good
 			}
 		}
 	}()
@@ -132,7 +132,7 @@ func (a *app) runOnTerminal(cmd *exec.Cmd, stdin bool) error {
 	}
 	defer master.Close()
 	if in, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-		pty.InheritSize(in, master) // else it has the default
+		_ = pty.InheritSize(in, master) // else it has the default
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	err = cmd.Start()
@@ -145,18 +145,18 @@ func (a *app) runOnTerminal(cmd *exec.Cmd, stdin bool) error {
 	defer stop()
 	go func() {
 		for s := range sizes {
-			pty.Setsize(master, &pty.Winsize{Rows: s.Rows, Cols: s.Columns})
+			_ = pty.Setsize(master, &pty.Winsize{Rows: s.Rows, Cols: s.Columns})
 		}
 	}()
 	if stdin {
 		restore := rawTerminal(a.stdin)
 		defer restore()
-		go io.Copy(master, a.stdin)
+		go func() { _, _ = io.Copy(master, a.stdin) }()
 	}
 	// The end of output is EIO, when nobody has the slave open any more; so that
 	// a program left in the background does not keep us, the command's end counts.
 	copied := make(chan struct{})
-	go func() { io.Copy(a.stdout, master); close(copied) }()
+	go func() { _, _ = io.Copy(a.stdout, master); close(copied) }()
 	err = cmd.Wait()
 	drain(master, copied)
 	return err

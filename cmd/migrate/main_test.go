@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -174,13 +173,4 @@ func fixedReport() *migrate.Report {
 		Warnings: []migrate.Finding{{Code: "kernel-older", What: "the kernel of hostB is older", Advice: "a program may fail there"}},
 		Blockers: []migrate.Finding{},
 	}
-}
-
-func encoded(t *testing.T, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }

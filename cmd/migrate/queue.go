@@ -78,7 +78,7 @@ type spool struct {
 }
 
 func newSpool(w io.Writer) *spool {
-	return &spool{w, newQueue(func(b []byte) { w.Write(b) })} // nobody to tell of an error
+	return &spool{w, newQueue(func(b []byte) { _, _ = w.Write(b) })} // nobody to tell of an error
 }
 
 // Write queues p.

@@ -34,7 +34,7 @@ func mountStore(dir string) error {
 	if err := unix.Sysinfo(&info); err != nil {
 		return fmt.Errorf("sysinfo: %w", err)
 	}
-	memory := uint64(info.Totalram) * uint64(info.Unit)
+	memory := info.Totalram * uint64(info.Unit)
 	if roomy, err := hasRoom(dir, memory); roomy || err != nil {
 		return err
 	}

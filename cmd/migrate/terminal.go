@@ -25,7 +25,7 @@ func rawTerminal(in io.Reader) (restore func()) {
 	if err != nil {
 		return func() {}
 	}
-	return func() { term.Restore(int(f.Fd()), state) }
+	return func() { _ = term.Restore(int(f.Fd()), state) } // nothing is left to try
 }
 
 // windowSizes tells the size of our terminal, now and when it changes, until

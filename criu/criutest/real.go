@@ -193,7 +193,7 @@ func (p *realProcess) reapAtEnd(t testing.TB) {
 		if p.State() != Gone {
 			p.Kill()
 			// A task in a frozen v1 cgroup dies only once it is thawed.
-			os.WriteFile(filepath.Join(p.Cgroup(), p.freezer.file), []byte(p.freezer.off), 0)
+			_ = os.WriteFile(filepath.Join(p.Cgroup(), p.freezer.file), []byte(p.freezer.off), 0)
 		}
 		if err := waitFor("process to end", func() bool { return p.State() == Gone }); err != nil {
 			t.Error(err)
@@ -206,7 +206,7 @@ func (p *realProcess) PID() int { return p.pid }
 
 // State reads it from /proc, and reaps the process if it has ended.
 func (p *realProcess) State() State {
-	unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
+	_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
 	if err != nil {
 		return Gone
@@ -249,7 +249,7 @@ func (p *realProcess) Alive() error {
 }
 
 // Kill kills the process.
-func (p *realProcess) Kill() { unix.Kill(p.pid, unix.SIGKILL) }
+func (p *realProcess) Kill() { _ = unix.Kill(p.pid, unix.SIGKILL) } // gone is as good
 
 // Cgroup returns the process's cgroup in the freezer's hierarchy.
 func (p *realProcess) Cgroup() string {

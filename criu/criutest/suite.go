@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,7 +46,6 @@ type session struct {
 	e   Engine
 	dir string // images
 
-	mu    sync.Mutex
 	hooks []criu.Hook
 }
 

@@ -40,9 +40,6 @@ import (
 	"migrate/internal/atomicfile"
 )
 
-// Blob returns the program for this architecture. The caller must not change it.
-func Blob() []byte { return blob }
-
 // Name returns the file name under which [Install] puts the program. It is
 // derived from the content: hosts with the same name hold the same bytes, which
 // a restore of a workload that runs it depends on.

@@ -292,7 +292,7 @@ func TestEnterNamespaces(t *testing.T) {
 				t.Errorf("%s namespace: got %q, want %s", kind, lines, want)
 			}
 		}
-		if _, open, _ := strings.Cut(got.String(), "open\n"); regexp.MustCompile("(?m)^[a-z]+:\\[402").MatchString(open) {
+		if _, open, _ := strings.Cut(got.String(), "open\n"); regexp.MustCompile(`(?m)^[a-z]+:\[402`).MatchString(open) {
 			t.Errorf("the program has namespaces open:\n%s", open)
 		}
 	})
