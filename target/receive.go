@@ -123,8 +123,11 @@ func (r *receiver) unregister() {
 	}
 }
 
-// toHeld prepares, takes pages and images, and restores.
+// toHeld prepares, takes pages and images, and restores. A source that is
+// there but does not go on has as long as its own time-out for the whole move.
 func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.offer.Options.Timeout, errStalled)
+	defer cancel()
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
@@ -165,6 +168,8 @@ func difference(mono, boot transport.Bounds) clock.Difference {
 		Boottime:  clock.Bounds{Offset: time.Duration(boot.OffsetNS), Error: time.Duration(boot.BoundNS)},
 	}
 }
+
+var errStalled = errors.New("the move took longer than its --timeout allows")
 
 // aborted is the source's own rollback.
 type aborted struct {
