@@ -8,8 +8,8 @@ import (
 	"migrate/transport"
 )
 
-// Cancelled is the cause to cancel a move's context with on an operator's wish.
-var Cancelled = errors.New("cancelled")
+// ErrCancelled is the cause to cancel a move's context with on an operator's wish.
+var ErrCancelled = errors.New("cancelled")
 
 var (
 	errTimeout       = errors.New("the move took longer than --timeout allows")
@@ -37,7 +37,7 @@ func (p *peerAbort) Failure() migrate.Failure { return p.failure }
 func Failure(err error) migrate.Failure {
 	var own interface{ Failure() migrate.Failure }
 	switch {
-	case errors.Is(err, Cancelled):
+	case errors.Is(err, ErrCancelled):
 		return migrate.Failure{What: "the move was cancelled", Advice: "the workload runs on here; move it again when you like"}
 	case errors.Is(err, errTimeout):
 		return migrate.Failure{What: errTimeout.Error(), Advice: "allow more with --timeout, or raise --bandwidth"}
@@ -55,7 +55,7 @@ func statusOf(err error) migrate.Status {
 	switch {
 	case errors.As(err, &b):
 		return migrate.StatusBlocked
-	case errors.Is(err, Cancelled):
+	case errors.Is(err, ErrCancelled):
 		return migrate.StatusCancelled
 	}
 	return migrate.StatusFailed

@@ -16,7 +16,7 @@ func TestStatusOf(t *testing.T) {
 		want migrate.Status
 	}{
 		{&blocked{}, migrate.StatusBlocked},
-		{fmt.Errorf("round 1: %w", Cancelled), migrate.StatusCancelled},
+		{fmt.Errorf("round 1: %w", ErrCancelled), migrate.StatusCancelled},
 		{errTimeout, migrate.StatusFailed},
 		{context.Canceled, migrate.StatusFailed}, // nobody wished it
 		{transport.ErrLost, migrate.StatusFailed},
@@ -32,7 +32,7 @@ func TestStatusOf(t *testing.T) {
 // TestFailureAdvises demands that every way to fail says what to do.
 func TestFailureAdvises(t *testing.T) {
 	for _, err := range []error{
-		Cancelled, errTimeout, errFreezeTimeout, transport.ErrUnreachable,
+		ErrCancelled, errTimeout, errFreezeTimeout, transport.ErrUnreachable,
 		&notFound{"no process 1 on this host", "give another"}, &busy{},
 	} {
 		if f := Failure(fmt.Errorf("moving: %w", err)); f.What == "" || f.Advice == "" {
@@ -54,9 +54,9 @@ func TestAddress(t *testing.T) {
 // TestCause prefers why a move was stopped to what that made fail.
 func TestCause(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(Cancelled)
+	cancel(ErrCancelled)
 	err := cmpCause(ctx, errors.New("read: broken"))
-	if !errors.Is(err, Cancelled) {
+	if !errors.Is(err, ErrCancelled) {
 		t.Errorf("cmpCause() = %v, want the cancel", err)
 	}
 }

@@ -34,8 +34,7 @@ func (v *move) preflight(ctx context.Context) error {
 	if err := v.openJournal(); err != nil {
 		return err
 	}
-	v.control, err = v.listen()
-	return err
+	return v.listen()
 }
 
 // compare describes the workload and this host to the target, and joins both

@@ -188,8 +188,15 @@ func (m *Mover) complete(ctx context.Context, entry *journal.Entry) error {
 }
 
 func (m *Mover) clean(r journal.Record) {
-	os.RemoveAll(filepath.Join(m.cfg.RunDir, "images", string(r.ID)))
-	os.Remove(controlPath(m.cfg.RunDir, r.ID))
+	m.remove(filepath.Join(m.cfg.RunDir, "images", string(r.ID)))
+	m.remove(controlPath(m.cfg.RunDir, r.ID))
+}
+
+// remove removes what nobody needs any more, and does no harm if it stays.
+func (m *Mover) remove(path string) {
+	if err := os.RemoveAll(path); err != nil {
+		m.log.Warn("clean up", "cause", err)
+	}
 }
 
 // State answers a target that asks what became of a migration. What a dead

@@ -13,6 +13,7 @@ import (
 	"migrate"
 	"migrate/clock"
 	"migrate/criu"
+	"migrate/internal/control"
 	"migrate/journal"
 	"migrate/predump"
 	"migrate/supervisor"
@@ -125,7 +126,7 @@ type move struct {
 	tool        criu.Tool
 	session     *transport.Session
 	inbox       *inbox
-	control     *control
+	control     *control.Server
 	entry       *journal.Entry
 	root        int                // host PID of the tree's root
 	super       *supervisor.Client // nil for a process nobody supervises
@@ -199,7 +200,9 @@ func (v *move) enter(p migrate.Phase) {
 }
 
 func (v *move) close() {
-	v.control.close()
+	if v.control != nil {
+		v.control.Close()
+	}
 	if v.session != nil {
 		v.session.Close(transport.CodeNone, "")
 	}
@@ -207,7 +210,7 @@ func (v *move) close() {
 		v.super.Close()
 	}
 	if v.images != "" {
-		os.RemoveAll(v.images)
+		v.remove(v.images)
 	}
 	if v.entry != nil {
 		v.entry.Close()

@@ -167,11 +167,11 @@ func runAgent(ctx context.Context, a *app, opts agentOptions) error {
 // it is this run directory's only agent.
 func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log *slog.Logger) error {
 	info := agentInfo{Name: id.Name, Listen: opts.listen, Advertise: opts.advertise, PID: os.Getpid(), Started: time.Now()}
-	local, err := listenLocal(a.runDir)
+	local, err := listenLocal(ctx, a.runDir)
 	if err != nil {
 		return &blockedError{err}
 	}
-	defer local.close()
+	defer local.Close()
 	release, err := a.openStore(&opts, log)
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log
 	if len(opts.allow)+len(opts.allowOperators) == 0 {
 		log.Warn("no host is allowed to talk to this agent; see --allow")
 	}
-	local.serve(info, agent)
+	serveLocal(local, info, agent)
 	recovering, stopRecovering := context.WithCancel(ctx)
 	defer stopRecovering()
 	go side.recover(recovering)

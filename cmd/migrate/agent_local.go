@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
-	"sync"
-	"syscall"
 	"time"
 
 	"migrate"
+	"migrate/internal/control"
 )
 
 // A localRequest is what a command on this host asks of the agent, one on a
@@ -39,16 +37,11 @@ type decider interface {
 	Decide(ctx context.Context, id migrate.ID, run bool) error
 }
 
-// local is the agent's socket for commands on its host. Only root may connect.
-type local struct {
-	listener net.Listener
-	work     sync.WaitGroup
-}
-
 func localSocket(runDir string) string { return filepath.Join(runDir, "agent.sock") }
 
-// listenLocal makes the socket. It fails if another agent answers on it.
-func listenLocal(runDir string) (*local, error) {
+// listenLocal makes the agent's socket for commands on its host. It fails if
+// another agent answers on it.
+func listenLocal(ctx context.Context, runDir string) (*control.Server, error) {
 	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -59,47 +52,19 @@ func listenLocal(runDir string) (*local, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return &local{listener: l}, nil
+	return control.Listen(ctx, path)
 }
 
-// serve answers requests until close.
-func (l *local) serve(info agentInfo, d decider) {
-	l.work.Go(func() {
-		for {
-			conn, err := l.listener.Accept()
-			if err != nil {
-				return
-			}
-			l.work.Go(func() { answerLocal(conn, info, d) })
+// serveLocal answers requests until the server is closed.
+func serveLocal(s *control.Server, info agentInfo, d decider) {
+	control.Serve(s, localTimeout, func(r localRequest) localReply {
+		reply := localReply{Agent: info}
+		if err := r.carryOut(d); err != nil {
+			f := failureOf(err)
+			reply.Failure = &f
 		}
+		return reply
 	})
-}
-
-func (l *local) close() {
-	l.listener.Close()
-	l.work.Wait()
-}
-
-func answerLocal(conn net.Conn, info agentInfo, d decider) {
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(localTimeout))
-	var req localRequest
-	if err := json.NewDecoder(conn).Decode(&req); err != nil {
-		return
-	}
-	reply := localReply{Agent: info}
-	if err := req.carryOut(d); err != nil {
-		f := failureOf(err)
-		reply.Failure = &f
-	}
-	json.NewEncoder(conn).Encode(reply) // the asker's trouble, if it fails
 }
 
 func (r localRequest) carryOut(d decider) error {
@@ -119,23 +84,13 @@ var errNoAgent = errors.New("no agent runs on this host")
 
 // askAgent asks the agent of this host.
 func askAgent(runDir string, req localRequest) (agentInfo, error) {
-	conn, err := net.DialTimeout("unix", localSocket(runDir), 5*time.Second)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return agentInfo{}, errNoAgent
-	}
-	if err != nil {
-		return agentInfo{}, err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(localTimeout))
-	if err := json.NewEncoder(conn).Encode(req); err != nil {
-		return agentInfo{}, err
-	}
-	var reply localReply
-	if err := json.NewDecoder(conn).Decode(&reply); err != nil {
-		return agentInfo{}, fmt.Errorf("answer of the agent: %w", err)
-	}
-	if reply.Failure != nil {
+	reply, err := control.Ask[localReply](localSocket(runDir), localTimeout, req)
+	switch {
+	case errors.Is(err, control.ErrNobody):
+		return reply.Agent, errNoAgent
+	case err != nil:
+		return reply.Agent, err
+	case reply.Failure != nil:
 		return reply.Agent, &refusedError{*reply.Failure}
 	}
 	return reply.Agent, nil

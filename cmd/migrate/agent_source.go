@@ -65,7 +65,7 @@ func (s *sourceSide) Drive(ctx context.Context, d transport.Drive, emit func(mig
 	// The end of ctx is somebody's wish, and is to be called so.
 	wished, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	defer context.AfterFunc(ctx, func() { cancel(source.Cancelled) })()
+	defer context.AfterFunc(ctx, func() { cancel(source.ErrCancelled) })()
 	events := newQueue(emit)
 	req.Emit = events.add
 	report := s.mover.Move(wished, req)

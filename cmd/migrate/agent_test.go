@@ -45,13 +45,13 @@ func TestLocalSocket(t *testing.T) {
 	if _, err := askAgent(dir, localRequest{Op: "status"}); !errors.Is(err, errNoAgent) {
 		t.Fatalf("without an agent: %v", err)
 	}
-	l, err := listenLocal(dir)
+	l, err := listenLocal(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &fakeDecider{}
 	info := agentInfo{Name: "hostA", PID: 7}
-	l.serve(info, d)
+	serveLocal(l, info, d)
 	if fi, err := os.Stat(localSocket(dir)); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v, %v", fi.Mode(), err)
 	}
@@ -68,15 +68,15 @@ func TestLocalSocket(t *testing.T) {
 	if _, err := askAgent(dir, localRequest{Op: "dance"}); err == nil {
 		t.Error("an unknown request is answered")
 	}
-	if _, err := listenLocal(dir); err == nil {
+	if _, err := listenLocal(t.Context(), dir); err == nil {
 		t.Error("a second agent may use the same run directory")
 	}
-	l.close()
-	again, err := listenLocal(dir) // also over the socket of one that was killed
+	l.Close()
+	again, err := listenLocal(t.Context(), dir) // also over the socket of one that was killed
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.close()
+	again.Close()
 }
 
 func TestAgentFile(t *testing.T) {

@@ -43,7 +43,7 @@ func runCheck(ctx context.Context, a *app, opts moveOptions, args []string) erro
 	if err != nil {
 		return err
 	}
-	ctx, stop := interruptible(ctx, source.Cancelled, func(int) {})
+	ctx, stop := interruptible(ctx, source.ErrCancelled, func(int) {})
 	defer stop()
 	c, err := j.check(ctx, a)
 	if err != nil {

@@ -57,7 +57,7 @@ func (d driver) drive(ctx context.Context, order transport.Drive) (*migrate.Repo
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() {
-		s.Send(context.WithoutCancel(ctx), transport.Cancel{Reason: "the operator interrupted the command"}) // a lost session cancels too
+		_ = s.Send(context.WithoutCancel(ctx), transport.Cancel{Reason: "the operator interrupted the command"}) // a lost session cancels too
 	})
 	defer stop()
 	id, report, err := d.watch(context.WithoutCancel(ctx), s)

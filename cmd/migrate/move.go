@@ -99,7 +99,7 @@ func runMove(ctx context.Context, a *app, opts moveOptions, args []string) error
 	}
 	defer a.spooled()()
 	p := a.printer()
-	ctx, stop := interruptible(ctx, source.Cancelled, func(n int) {
+	ctx, stop := interruptible(ctx, source.ErrCancelled, func(n int) {
 		if n == 1 {
 			p.note("cancelling; past the commit point the move goes on to its end")
 			return
