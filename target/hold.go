@@ -42,18 +42,23 @@ func (r *receiver) hold(ctx context.Context, s *transport.Session) error {
 	}
 }
 
-// listen reads the source's verdict from the session, and asks when that ends.
+// listen reads the source's verdict from the session, and asks when that ends
+// without one.
 func (r *receiver) listen(ctx context.Context, s *transport.Session) {
-	for {
+	for decided := false; ; {
 		m, err := s.Receive(ctx)
 		if err != nil {
-			r.askUntilDone(ctx)
+			if !decided && ctx.Err() == nil {
+				r.askUntilDone(ctx)
+			}
 			return
 		}
 		switch m.(type) {
 		case transport.Commit:
+			decided = true
 			r.submit(ctx, verdict{commit: true})
 		case transport.Abort:
+			decided = true
 			r.submit(ctx, verdict{commit: false})
 		case transport.Finished:
 			close(r.finished)
