@@ -27,7 +27,7 @@ Exit status:
   125  migrate could not run it
   127  the command cannot be executed`
 
-const execExample = `  migrate exec web -- ps aux
+const execExample = `  migrate exec web -- cat /proc/self/cgroup
   migrate exec -t -i web -- sh`
 
 func newExecCommand(a *app) *cobra.Command {
