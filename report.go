@@ -1,6 +1,9 @@
 package migrate
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Status is how a migration stands or ended.
 type Status string
@@ -90,4 +93,14 @@ type Failure struct {
 	What   string `json:"what"`
 	Cause  string `json:"cause,omitempty"`
 	Advice string `json:"advice,omitempty"`
+}
+
+// FailureOf puts an error into three lines: its own, if it or one that it wraps
+// has a method that tells them, or else what it says. own tells which.
+func FailureOf(err error) (f Failure, own bool) {
+	var e interface{ Failure() Failure }
+	if errors.As(err, &e) {
+		return e.Failure(), true
+	}
+	return Failure{What: err.Error()}, false
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/internal/inquiry"
 	"migrate/journal"
 	"migrate/transport"
 )
@@ -83,7 +84,7 @@ func (v *move) awaitRunning(ctx context.Context) error {
 			case transport.Refused:
 				return &refusal{m.Failure}
 			case transport.Abort: // decides nothing any more
-				return &peerAbort{m.Failure}
+				return &transport.AbortError{Reason: m.Failure}
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -155,48 +156,17 @@ func (m *Mover) askOnce(ctx context.Context, id migrate.ID, address, name string
 		return journal.AskPeer, err
 	}
 	defer s.Close(transport.CodeNone, "")
-	state, err := call[transport.State](ctx, s, transport.Ask{ID: id, Side: migrate.Target})
+	state, err := transport.Call[transport.State](ctx, s, transport.Ask{ID: id, Side: migrate.Target})
 	if err != nil {
 		return journal.AskPeer, err
 	}
-	action := journal.Verdict(migrate.Source, migrate.Commit, peerOf(state))
+	action := journal.Verdict(migrate.Source, migrate.Commit, inquiry.Peer(state))
 	if action != journal.SendCommit {
 		return action, nil
 	}
-	done, err := call[transport.VerdictDone](ctx, s, transport.Verdict{ID: id, Commit: true})
+	done, err := transport.Call[transport.VerdictDone](ctx, s, transport.Verdict{ID: id, Commit: true})
 	if err != nil {
 		return journal.AskPeer, err
 	}
 	return journal.Verdict(migrate.Source, migrate.Commit, journal.Peer{Answer: journal.Present, Phase: done.Phase}), nil
-}
-
-func peerOf(s transport.State) journal.Peer {
-	p := journal.Peer{Answer: journal.Present, Phase: s.Phase, Live: s.Busy}
-	switch {
-	case s.Damaged:
-		p.Answer = journal.Damaged
-	case !s.Known:
-		p.Answer = journal.Absent
-	}
-	return p
-}
-
-// call sends one message and reads the one that answers it.
-func call[T transport.Message](ctx context.Context, s *transport.Session, m transport.Message) (T, error) {
-	var want T
-	if err := s.Send(ctx, m); err != nil {
-		return want, err
-	}
-	got, err := s.Receive(ctx)
-	if err != nil {
-		return want, err
-	}
-	if a, ok := got.(transport.Abort); ok {
-		return want, &peerAbort{a.Failure}
-	}
-	t, ok := got.(T)
-	if !ok {
-		return want, fmt.Errorf("the peer sent %T where %T was due", got, want)
-	}
-	return t, nil
 }

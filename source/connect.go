@@ -70,7 +70,7 @@ func receive(ctx context.Context, s *transport.Session, cancel context.CancelCau
 			}
 			in.messages <- m
 			if a, ok := m.(transport.Abort); ok {
-				cancel(&peerAbort{a.Failure})
+				cancel(&transport.AbortError{Reason: a.Failure})
 			}
 		}
 	}()
@@ -85,13 +85,7 @@ func expect[T transport.Message](ctx context.Context, in *inbox) (T, error) {
 		if !ok {
 			return want, fmt.Errorf("connection to the target: %w", in.err)
 		}
-		if got, ok := m.(T); ok {
-			return got, nil
-		}
-		if a, ok := m.(transport.Abort); ok {
-			return want, &peerAbort{a.Failure}
-		}
-		return want, fmt.Errorf("the target sent %T where %T was due", m, want)
+		return transport.Expect[T](m)
 	case <-ctx.Done():
 		return want, context.Cause(ctx)
 	}

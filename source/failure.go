@@ -26,16 +26,8 @@ func (b *blocked) Error() string {
 	return fmt.Sprintf("%d things are in the way", len(b.check.Blockers))
 }
 
-// peerAbort is the target's reason for giving up.
-type peerAbort struct{ failure migrate.Failure }
-
-func (p *peerAbort) Error() string { return "the target gave up: " + p.failure.What }
-
-func (p *peerAbort) Failure() migrate.Failure { return p.failure }
-
 // Failure puts err into three lines: what failed, why, what to do.
 func Failure(err error) migrate.Failure {
-	var own interface{ Failure() migrate.Failure }
 	switch {
 	case errors.Is(err, ErrCancelled):
 		return migrate.Failure{What: "the move was cancelled", Advice: "the workload runs on here; move it again when you like"}
@@ -43,8 +35,9 @@ func Failure(err error) migrate.Failure {
 		return migrate.Failure{What: errTimeout.Error(), Advice: "allow more with --timeout, or raise --bandwidth"}
 	case errors.Is(err, errFreezeTimeout):
 		return migrate.Failure{What: errFreezeTimeout.Error(), Advice: "allow more with --freeze-timeout, or move when the workload writes less"}
-	case errors.As(err, &own):
-		return own.Failure()
+	}
+	if f, own := migrate.FailureOf(err); own {
+		return f
 	}
 	return transport.Failure(err)
 }

@@ -20,7 +20,7 @@ func TestStatusOf(t *testing.T) {
 		{errTimeout, migrate.StatusFailed},
 		{context.Canceled, migrate.StatusFailed}, // nobody wished it
 		{transport.ErrLost, migrate.StatusFailed},
-		{&peerAbort{}, migrate.StatusFailed},
+		{&transport.AbortError{}, migrate.StatusFailed},
 	}
 	for _, tt := range tests {
 		if got := statusOf(tt.err); got != tt.want {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/internal/inquiry"
 	"migrate/journal"
 	"migrate/supervisor"
 	"migrate/transport"
@@ -214,8 +215,5 @@ func (m *Mover) State(ctx context.Context, id migrate.ID) (transport.State, erro
 			return transport.State{}, err
 		}
 	}
-	return transport.State{
-		ID: id, Side: migrate.Source, Known: peer.Answer != journal.Absent,
-		Damaged: peer.Answer == journal.Damaged, Phase: peer.Phase, Busy: peer.Live,
-	}, nil
+	return inquiry.State(id, migrate.Source, peer), nil
 }

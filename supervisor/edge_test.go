@@ -358,7 +358,7 @@ func TestProtocol(t *testing.T) {
 		}
 	}
 	err = error(&Error{migrate.Failure{What: "a", Cause: "b", Advice: "c"}})
-	if f := failureOf(err); err.Error() != "a: b" || f.Advice != "c" {
+	if f, _ := migrate.FailureOf(err); err.Error() != "a: b" || f.Advice != "c" {
 		t.Errorf("failure = %+v of %v", f, err)
 	}
 }

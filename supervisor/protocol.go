@@ -66,7 +66,7 @@ func readMessage(r io.Reader, v any) error {
 // answer is the response to a request that ended with result or err.
 func answer(result any, err error) response {
 	if err != nil {
-		f := failureOf(err)
+		f, _ := migrate.FailureOf(err)
 		return response{Failure: &f}
 	}
 	b, err := json.Marshal(result)
@@ -89,14 +89,6 @@ func (e *Error) Error() string {
 
 // Failure returns the error in the three lines of a report.
 func (e *Error) Failure() migrate.Failure { return e.failure }
-
-func failureOf(err error) migrate.Failure {
-	var f interface{ Failure() migrate.Failure }
-	if errors.As(err, &f) {
-		return f.Failure()
-	}
-	return migrate.Failure{What: err.Error()}
-}
 
 // SocketPath returns the path of the control socket of the workload NAME.
 func SocketPath(runDir, name string) string { return filepath.Join(runDir, "w", name+".sock") }

@@ -272,7 +272,7 @@ func (s *server) abandonAttempt(a *attempt, cause error) {
 		}
 	}
 	s.log.Error("restore", "cause", errors.Join(cause, err))
-	f := failureOf(cause)
+	f, _ := migrate.FailureOf(cause)
 	if err != nil {
 		f.Cause += "; and removing it: " + err.Error()
 	}

@@ -2,7 +2,6 @@ package target
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"migrate"
 	"migrate/criu"
+	"migrate/internal/inquiry"
 	"migrate/journal"
 	"migrate/transport"
 	"migrate/transport/pki"
@@ -88,9 +88,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 // until ctx ends. Workloads that arrived run on without the agent; a migration
 // that has not voted is rolled back.
 func (a *Agent) Serve(ctx context.Context, listening func(address string)) error {
-	l, err := transport.Listen(a.cfg.Listen, transport.Config{
-		Identity: a.cfg.Identity, AllowPeer: a.allows, IdleTimeout: a.cfg.IdleTimeout, Logger: a.log,
-	})
+	l, err := transport.Listen(a.cfg.Listen, a.sessions())
 	if err != nil {
 		return err
 	}
@@ -107,6 +105,13 @@ func (a *Agent) Serve(ctx context.Context, listening func(address string)) error
 			return err
 		}
 		a.work.Go(func() { a.serve(ctx, s) })
+	}
+}
+
+// sessions are the settings of those that come in and of those that go out.
+func (a *Agent) sessions() transport.Config {
+	return transport.Config{
+		Identity: a.cfg.Identity, AllowPeer: a.allows, IdleTimeout: a.cfg.IdleTimeout, Logger: a.log,
 	}
 }
 
@@ -188,16 +193,10 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 func (a *Agent) refuse(ctx context.Context, s *transport.Session, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	s.Send(ctx, transport.Abort{Status: migrate.StatusFailed, Failure: failureOf(err)})
-}
-
-// failureOf puts err into three lines for the peer.
-func failureOf(err error) migrate.Failure {
-	var own interface{ Failure() migrate.Failure }
-	if errors.As(err, &own) {
-		return own.Failure()
+	f, _ := migrate.FailureOf(err)
+	if err := s.Send(ctx, transport.Abort{Status: migrate.StatusFailed, Failure: f}); err != nil {
+		a.log.Debug("refuse", "peer", s.Peer(), "cause", err)
 	}
-	return migrate.Failure{What: err.Error()}
 }
 
 // answerAsk tells what this host has on record about either side.
@@ -217,10 +216,7 @@ func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m transport
 	if err != nil {
 		return err
 	}
-	return s.Send(ctx, transport.State{
-		ID: id, Side: migrate.Target, Known: peer.Answer != journal.Absent,
-		Damaged: peer.Answer == journal.Damaged, Phase: peer.Phase, Busy: peer.Live,
-	})
+	return s.Send(ctx, inquiry.State(id, migrate.Target, peer))
 }
 
 // takeVerdict hands a verdict to the migration that waits for it.
@@ -233,7 +229,7 @@ func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m transpo
 		if err != nil {
 			return err
 		}
-		return s.Send(ctx, &done)
+		return s.Send(ctx, done)
 	}
 	peer, err := a.journal.State(m.ID, migrate.Target)
 	if err != nil {
@@ -248,12 +244,12 @@ func (a *Agent) drive(ctx context.Context, s *transport.Session, m transport.Dri
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.work.Go(func() {
-		s.Receive(ctx) // a Cancel, or the end of the session
+		_, _ = s.Receive(ctx) // a Cancel, or the end of the session
 		cancel()
 	})
 	report, err := a.cfg.Source.Drive(ctx, m, func(e migrate.Event) {
 		if e.Report == nil {
-			s.Send(ctx, transport.Progress{Event: e})
+			_ = s.Send(ctx, transport.Progress{Event: e}) // who does not hear it asks for the report
 		}
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"migrate"
 	"migrate/internal/failpoint"
+	"migrate/internal/inquiry"
 	"migrate/journal"
 	"migrate/supervisor"
 	"migrate/transport"
@@ -118,23 +119,16 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 	if address == "" {
 		return nil, errNobody
 	}
-	s, err := transport.Dial(ctx, address, r.entry.Record().PeerName, transport.Config{Identity: r.cfg.Identity, IdleTimeout: r.cfg.IdleTimeout, Logger: r.log})
+	s, err := transport.Dial(ctx, address, r.entry.Record().PeerName, r.sessions())
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close(transport.CodeNone, "")
-	if err := s.Send(ctx, transport.Ask{ID: r.id, Side: migrate.Source}); err != nil {
-		return nil, err
-	}
-	m, err := s.Receive(ctx)
+	state, err := transport.Call[transport.State](ctx, s, transport.Ask{ID: r.id, Side: migrate.Source})
 	if err != nil {
 		return nil, err
 	}
-	state, ok := m.(transport.State)
-	if !ok {
-		return nil, fmt.Errorf("the source answered %T", m)
-	}
-	switch action := journal.Verdict(migrate.Target, migrate.Held, peerOf(state)); action {
+	switch action := journal.Verdict(migrate.Target, migrate.Held, inquiry.Peer(state)); action {
 	case journal.Resume:
 		return &verdict{commit: true}, nil
 	case journal.Discard:
@@ -142,17 +136,6 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 	default:
 		return nil, fmt.Errorf("its answer decides nothing (%s, %s)", state.Phase, action)
 	}
-}
-
-func peerOf(s transport.State) journal.Peer {
-	p := journal.Peer{Answer: journal.Present, Phase: s.Phase, Live: s.Busy}
-	switch {
-	case s.Damaged:
-		p.Answer = journal.Damaged
-	case !s.Known:
-		p.Answer = journal.Absent
-	}
-	return p
 }
 
 // carryOut does as the verdict says.
@@ -251,7 +234,7 @@ func (r *receiver) lostBecause(ctx context.Context, s *transport.Session, v verd
 	if err := r.discard(ctx, cause); err != nil {
 		return err // not journaled as gone: nobody may be told so
 	}
-	f := failureOf(cause)
+	f, _ := migrate.FailureOf(cause)
 	r.answer(v, &f)
 	if s == nil {
 		return nil
@@ -289,7 +272,7 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 		return err
 	}
 	return r.step(migrate.RolledBack, func(j *journal.Record) {
-		f := failureOf(cause)
+		f, _ := migrate.FailureOf(cause)
 		j.Status, j.Reason = statusOf(cause), &f
 	})
 }

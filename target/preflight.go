@@ -44,16 +44,17 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 // source without a CRIU has told its own finding, and could not describe its CPU.
 func (a *Agent) criuFinding(ctx context.Context, o transport.Offer, host string) *migrate.Finding {
 	if a.criuErr != nil {
+		f, _ := migrate.FailureOf(a.criuErr)
 		return &migrate.Finding{
 			Code: "criu", What: host + ": " + a.criuErr.Error(),
-			Advice: failureOf(a.criuErr).Advice + ", and start the agent on " + host + " again",
+			Advice: f.Advice + ", and start the agent on " + host + " again",
 		}
 	}
 	if o.Host.CRIU == "" {
 		return nil
 	}
 	if err := a.tool.CheckCPU(ctx, o.CPUInfo); err != nil {
-		f := failureOf(err)
+		f, _ := migrate.FailureOf(err)
 		return &migrate.Finding{Code: "cpu", What: "this workload may use CPU features that " + host + " lacks: " + f.Cause, Advice: f.Advice}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,8 +66,11 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 		return nil
 	}
 	m, err := s.Receive(ctx)
-	if err != nil {
+	if errors.Is(err, transport.ErrPeerCloses) || errors.Is(err, io.EOF) {
 		return nil // the source changed its mind before anything was reserved
+	}
+	if err != nil {
+		return err
 	}
 	switch m.(type) {
 	case transport.Prepare:

@@ -132,7 +132,6 @@ type State struct {
 	Phase   migrate.Phase `json:"phase,omitzero"`
 	Busy    bool          `json:"busy,omitempty"`    // a live process is still deciding
 	Damaged bool          `json:"damaged,omitempty"` // there is a record, and it cannot be read
-	Name    string        `json:"name,omitempty"`    // of the workload
 }
 
 // Verdict tells a target in doubt how its migration was decided.

@@ -126,14 +126,13 @@ func (a *app) fail(cmd *cobra.Command, err error, code int) {
 
 // failureOf puts err into three lines: what failed, why, what to do.
 func failureOf(err error) migrate.Failure {
-	var own interface{ Failure() migrate.Failure }
-	if errors.As(err, &own) {
-		return own.Failure()
-	}
-	if f := transport.Failure(err); f.Advice != "" { // it knows the error
+	f, own := migrate.FailureOf(err)
+	if own {
 		return f
 	}
-	f := migrate.Failure{What: err.Error()}
+	if known := transport.Failure(err); known.Advice != "" {
+		return known
+	}
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		f.Advice = "run it with sudo, or as root"
 	}

@@ -137,15 +137,8 @@ func (d driver) ask(ctx context.Context, id migrate.ID) *migrate.Report {
 		return nil
 	}
 	defer s.Close(transport.CodeNone, "")
-	if err := s.Send(ctx, transport.Status{}); err != nil {
-		return nil
-	}
-	m, err := s.Receive(ctx)
+	reply, err := transport.Call[transport.StatusReply](ctx, s, transport.Status{})
 	if err != nil {
-		return nil
-	}
-	reply, ok := m.(transport.StatusReply)
-	if !ok {
 		return nil
 	}
 	for _, r := range reply.Reports {
