@@ -86,7 +86,7 @@ func (v *move) timed(r migrate.Round, begun time.Time, wire uint64) migrate.Roun
 	r.Mbps = mbps(r.Transferred, spent)
 	if n := len(v.report.Rounds); n > 0 {
 		before := time.Duration(v.report.Rounds[n-1].Duration)
-		r.DirtyRate = uint64(float64((r.Sent+r.Zero)*pageSize) / max(before, time.Millisecond).Seconds())
+		r.DirtyRate = uint64(float64(r.Sent*pageSize) / max(before, time.Millisecond).Seconds())
 	}
 	return r
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // sessions returns two ends of one session.
-func sessions(t *testing.T) (a, b *transport.Session) {
+func sessions(t testing.TB) (a, b *transport.Session) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := errors.Join(pki.Init(dir, "test"), pki.Issue(dir, filepath.Join(dir, "a"), "a", nil, 0)); err != nil {
