@@ -22,7 +22,6 @@ const (
 	PieceData PieceKind = 1 // content follows
 	PieceZero PieceKind = 2 // all zero
 	PieceHave PieceKind = 3 // as the target has it from an earlier round
-	PieceHole PieceKind = 4 // no content, flags only
 )
 
 // Piece is a range of pages of one image.
@@ -106,7 +105,7 @@ func parsePiece(b []byte) Piece {
 }
 
 func (p Piece) validate() error {
-	if p.Kind < PieceData || p.Kind > PieceHole || p.Pages == 0 || p.Address%PageSize != 0 ||
+	if p.Kind < PieceData || p.Kind > PieceHave || p.Pages == 0 || p.Address%PageSize != 0 ||
 		p.Address > math.MaxUint64-uint64(p.Pages)*PageSize {
 		return fmt.Errorf("%w: piece of kind %d: %d pages at %#x", ErrProtocol, p.Kind, p.Pages, p.Address)
 	}

@@ -36,7 +36,7 @@ func mixedBatch() *Batch {
 			{Kind: PieceZero, ImageType: 1, Image: 77, Address: 0x7f0000100000, Pages: 1 << 20},
 			{Kind: PieceHave, ImageType: 2, Image: 3, Address: 0, Pages: 3},
 			{Kind: PieceData, ImageType: 2, Image: 3, Address: 0x3000, Pages: 24},
-			{Kind: PieceHole, ImageType: 1, Image: 77, Address: 0xffff000000000000, Pages: 1, Flags: 2},
+			{Kind: PieceZero, ImageType: 1, Image: 77, Address: 0xffff000000000000, Pages: 1, Flags: 2},
 		},
 		Data: memory(64, 1),
 	}
@@ -166,7 +166,7 @@ func TestDecodeBatchHostile(t *testing.T) {
 		"s2 rubbish":                {forge(batchHead{codec: CodecS2, data: PageSize}, one, []byte{0x80, 0x20, 1, 2, 3}), "s2 data"},
 		"zstd rubbish":              {forge(batchHead{codec: CodecZstd3, data: PageSize}, one, []byte("no zstd")), "zstd3 data"},
 		"zstd with nothing in it":   {forge(batchHead{codec: CodecZstd3, data: PageSize}, one, nil), "zstd3 data"},
-		"unknown kind":              {forge(batchHead{codec: CodecNone}, []Piece{{Kind: 5, Pages: 1}}, nil), "kind 5"},
+		"unknown kind":              {forge(batchHead{codec: CodecNone}, []Piece{{Kind: 4, Pages: 1}}, nil), "kind 4"},
 		"data where no data may be": {forge(batchHead{codec: CodecNone}, []Piece{{Kind: PieceZero, Pages: 1}}, []byte{1}), "data of 1 bytes"},
 	}
 	for name, tt := range tests {
@@ -205,21 +205,21 @@ func TestGoldenBatch(t *testing.T) {
 		Round: 3, Seq: 0x0102030405060708,
 		Pieces: []Piece{
 			{Kind: PieceData, ImageType: 0x11, Image: 0x2122232425262728, Address: 0x3132333435363000, Pages: 1, Flags: 0x51},
-			{Kind: PieceHole, ImageType: 0x12, Image: 2, Address: 0x1000, Pages: 0x41424344, Flags: 0x52},
+			{Kind: PieceHave, ImageType: 0x12, Image: 2, Address: 0x1000, Pages: 0x41424344, Flags: 0x52},
 		},
 		Data: bytes.Repeat([]byte{0xaa}, PageSize),
 	}
 	const head = "41" + "00" + "0000104a" + // type, flags, 28 + 2*23 + 4096
 		"00000003" + "0102030405060708" + "01" + "00" + "0002" + "00001000" // round, seq, codec, reserved, pieces, data
 	const table = "01" + "11" + "2122232425262728" + "3132333435363000" + "00000001" + "51" +
-		"04" + "12" + "0000000000000002" + "0000000000001000" + "41424344" + "52"
+		"03" + "12" + "0000000000000002" + "0000000000001000" + "41424344" + "52"
 	sum := fmt.Sprintf("%016x", checksum(unhex(t, table), b.Data))
 	want := unhex(t, head+sum+table+strings.Repeat("aa", PageSize))
 	got, err := EncodeBatch(nil, b, CodecNone)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("EncodeBatch = %x…, %v, want %x…", got[:headerLen+batchHeadLen+2*pieceLen], err, want[:headerLen+batchHeadLen+2*pieceLen])
 	}
-	if sum := binary.BigEndian.Uint64(got[headerLen+20:]); sum != 0x44e86a80add31cf2 {
+	if sum := binary.BigEndian.Uint64(got[headerLen+20:]); sum != 0x7857ca8d8384ff4f {
 		t.Errorf("checksum = %#x", sum)
 	}
 

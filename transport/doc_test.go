@@ -74,7 +74,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		"frames": {frames, names(frameNames)},
 		"codes":  {numbered(t, "codes"), names(codeNames)},
 		"codecs": {numbered(t, "codecs"), names(codecNames)},
-		"kinds":  {numbered(t, "kinds"), names(map[PieceKind]string{PieceData: "data", PieceZero: "zero", PieceHave: "have", PieceHole: "hole"})},
+		"kinds":  {numbered(t, "kinds"), names(map[PieceKind]string{PieceData: "data", PieceZero: "zero", PieceHave: "have"})},
 		"limits": {documented, limits},
 	}
 	for name, tt := range tests {

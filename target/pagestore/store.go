@@ -107,8 +107,6 @@ const maxImages = 1 << 16
 
 func (s *Store) apply(im *image, p transport.Piece, content []byte, round uint32) error {
 	switch {
-	case p.Kind == transport.PieceHole:
-		return errors.New("a page without content")
 	case p.Flags != 0:
 		return s.applyFinal(im, p, content)
 	case p.Kind == transport.PieceHave:

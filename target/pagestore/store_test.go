@@ -219,7 +219,6 @@ func TestHostileBatches(t *testing.T) {
 		{"have what was never sent", []transport.Piece{piece(transport.PieceHave, 0x1000, 1, present)}},
 		{"final list out of order", []transport.Piece{piece(transport.PieceZero, 0x5000, 1, present), piece(transport.PieceZero, 0x1000, 1, present)}},
 		{"final list overlaps", []transport.Piece{piece(transport.PieceZero, 0x1000, 3, present), piece(transport.PieceZero, 0x2000, 1, present)}},
-		{"a hole", []transport.Piece{piece(transport.PieceHole, 0x1000, 1, present)}},
 		{"unaligned", []transport.Piece{piece(transport.PieceZero, 0x1001, 1, present)}},
 		{"address wraps", []transport.Piece{piece(transport.PieceZero, ^uint64(0xfff), 2, present)}},
 		{"unknown image type", []transport.Piece{{Kind: transport.PieceZero, ImageType: 9, Address: 0x1000, Pages: 1, Flags: present}}},
