@@ -51,11 +51,8 @@ func (v *move) step(p migrate.Phase, change func(*journal.Record)) error {
 	return nil
 }
 
-// ownCgroupPrefix marks a cgroup that was made for one move.
-const ownCgroupPrefix = "move-"
-
 // ownCgroup finds the cgroup that holds the tree and nothing else, or makes
-// one. The journal knows of it before a task is moved.
+// one. The journal knows of it, and of the way back, before a task is moved.
 func (v *move) ownCgroup(ctx context.Context) error {
 	pids := make([]int, len(v.facts.Tasks))
 	for i, t := range v.facts.Tasks {
@@ -65,21 +62,38 @@ func (v *move) ownCgroup(ctx context.Context) error {
 		v.group = g
 		return v.entry.Update(func(r *journal.Record) { r.Cgroup = g.Path() })
 	}
-	g, err := cgroup.Create(ownCgroupPrefix + string(v.id))
+	g, err := cgroup.Create(v.cgroupName())
 	if err != nil {
 		return err
 	}
 	v.group = g
-	if err := v.entry.Update(func(r *journal.Record) { r.Cgroup = g.Path() }); err != nil {
+	before, err := g.Before(v.root)
+	if err != nil {
+		return err
+	}
+	if err := v.journalPlacement(before); err != nil {
 		return err
 	}
 	placement, adoptErr := g.Adopt(ctx, v.root)
 	v.placement = &placement
-	was, err := json.Marshal(placement)
+	return errors.Join(adoptErr, v.journalPlacement(placement))
+}
+
+// cgroupName is of one move only, unless CRIU is to restore the group by its
+// name: then it is the one that the target's supervisor makes.
+func (v *move) cgroupName() string {
+	if v.opts.ManageCgroupsMode == "ignore" {
+		return "move-" + string(v.id)
+	}
+	return v.facts.Name
+}
+
+func (v *move) journalPlacement(p cgroup.Placement) error {
+	was, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	return errors.Join(adoptErr, v.entry.Update(func(r *journal.Record) { r.Placement = was }))
+	return v.entry.Update(func(r *journal.Record) { r.Cgroup, r.Placement = p.Group, was })
 }
 
 // clockSamples is enough for one of them to meet no queue on the way.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"migrate"
@@ -132,19 +131,14 @@ func thaw(ctx context.Context, r journal.Record) error {
 	if err := g.Thaw(ctx); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
-	if !strings.HasPrefix(filepath.Base(r.Cgroup), ownCgroupPrefix) {
-		return nil
+	if len(r.Placement) == 0 {
+		return nil // it had the group to itself before the move
 	}
-	if len(r.Placement) > 0 {
-		var p cgroup.Placement
-		if err := json.Unmarshal(r.Placement, &p); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
-		if err := p.Restore(ctx); err != nil {
-			return err
-		}
+	var p cgroup.Placement
+	if err := json.Unmarshal(r.Placement, &p); err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
-	return g.Remove()
+	return errors.Join(p.Restore(ctx), g.Remove())
 }
 
 // untraced waits until CRIU, whose socket is closed, has let the tree go: at

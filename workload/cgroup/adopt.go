@@ -26,6 +26,18 @@ type Moved struct {
 	Dir   string `json:"dir"`   // where it was
 }
 
+// Before returns the placement of a tree of which [Group.Adopt] has moved
+// nothing yet. With it in a journal, what an Adopt that was cut short has done
+// can be undone: all go back to where the root was.
+func (g *Group) Before(root int) (Placement, error) {
+	l, m, err := g.layout()
+	if err != nil {
+		return Placement{}, err
+	}
+	dir, err := l.dirOf(m, root)
+	return Placement{Group: g.dir, Root: dir}, err
+}
+
 // Adopt moves the process root and all its descendants into the group, while
 // they run and fork. It returns when a look at the whole tree finds nobody
 // outside: from then on every child is born inside. A descendant whose parent

@@ -233,6 +233,28 @@ func TestAdoptForking(t *testing.T) {
 	})
 }
 
+// TestBefore undoes an Adopt of which nothing more is known.
+func TestBefore(t *testing.T) {
+	eachVersion(t, func(t *testing.T, l Layout) {
+		g, old, ctx := create(t, l), create(t, l), short(t)
+		root := start(t, "sleep 100 & echo ready; wait").Process.Pid
+		if _, err := old.Adopt(ctx, root); err != nil {
+			t.Fatal(err)
+		}
+		before, err := g.Before(root)
+		if err != nil || before.Root != old.Path() || before.Group != g.Path() {
+			t.Fatalf("Before = %+v, %v", before, err)
+		}
+		if _, err := g.Adopt(ctx, root); err != nil {
+			t.Fatal(err)
+		}
+		if err := throughJSON(t, before).Restore(ctx); err != nil {
+			t.Fatal(err)
+		}
+		sameProcesses(t, old, root)
+	})
+}
+
 func sameProcesses(t *testing.T, g *Group, root int) {
 	t.Helper()
 	tree, err := proc.Descendants(root)
