@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 
 	"migrate"
@@ -65,7 +66,9 @@ func receive(ctx context.Context, s *transport.Session, cancel context.CancelCau
 			m, err := s.Receive(ctx)
 			if err != nil {
 				in.err = err
-				cancel(fmt.Errorf("connection to the target: %w", err))
+				if err != io.EOF { // else the last word is in the channel, and may be the answer that is waited for
+					cancel(fmt.Errorf("connection to the target: %w", err))
+				}
 				return
 			}
 			in.messages <- m
