@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -102,5 +103,5 @@ func FailureOf(err error) (f Failure, own bool) {
 	if errors.As(err, &e) {
 		return e.Failure(), true
 	}
-	return Failure{What: err.Error()}, false
+	return Failure{What: strings.ReplaceAll(err.Error(), "\n", "; ")}, false // joined errors have a line each
 }

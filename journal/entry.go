@@ -99,6 +99,23 @@ func (e *Entry) change(phase migrate.Phase, mutate func(*Record)) error {
 	return e.write(rec)
 }
 
+// WriteError is a record that could not be written.
+type WriteError struct{ Err error }
+
+// Error returns the cause, which names the file.
+func (e *WriteError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *WriteError) Unwrap() error { return e.Err }
+
+// Failure returns the error in the three lines that a report holds.
+func (e *WriteError) Failure() migrate.Failure {
+	return migrate.Failure{
+		What: "the journal cannot be written, without which nothing is moved", Cause: e.Err.Error(),
+		Advice: "make room on, or mend, the disk that has it: see --state-dir",
+	}
+}
+
 func (e *Entry) write(rec Record) error {
 	b, err := encode(rec)
 	if err != nil {
@@ -106,7 +123,7 @@ func (e *Entry) write(rec Record) error {
 	}
 	err = atomicfile.WriteFile(e.path, b, 0o600)
 	if err != nil && !errors.Is(err, atomicfile.ErrNotFlushed) {
-		return err
+		return &WriteError{err}
 	}
 	e.rec, e.unflushed = rec, err
 	return nil

@@ -180,7 +180,13 @@ func (v *move) record(err error) {
 	} else {
 		jerr = v.entry.Update(change)
 	}
-	if jerr != nil && !errors.Is(jerr, os.ErrClosed) {
-		v.log.Error("journal", "cause", jerr)
+	if jerr == nil || errors.Is(jerr, os.ErrClosed) {
+		return
+	}
+	v.log.Info("journal", "cause", jerr)
+	if err == nil { // else that is told, and is mostly the same
+		w := migrate.Finding{Code: "journal", What: jerr.Error(), Advice: "run \"migrate recover\""}
+		v.report.Warnings = append(v.report.Warnings, w)
+		v.events.send(migrate.Event{Type: "warning", Warning: &w})
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
+	"migrate"
 	"migrate/target/pagestore"
 	"migrate/transport"
 )
@@ -87,7 +89,7 @@ func (in *intake) apply(b *transport.Batch) error {
 	in.storing.Lock()
 	defer in.storing.Unlock()
 	if err := in.store.Apply(b); err != nil {
-		return fmt.Errorf("store: %w", err)
+		return &storeError{err}
 	}
 	return nil
 }
@@ -102,7 +104,7 @@ func (in *intake) takeFiles(r *transport.FileReader) error {
 			return err
 		}
 		if err := writeImage(filepath.Join(in.store.Images(), h.Name), content); err != nil {
-			return err
+			return &storeError{err}
 		}
 	}
 }
@@ -114,6 +116,24 @@ func writeImage(path string, content io.Reader) error {
 	}
 	_, err = io.Copy(f, content)
 	return errors.Join(err, f.Close())
+}
+
+// storeError is what the store could not take.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return "store: " + e.err.Error() }
+
+func (e *storeError) Unwrap() error { return e.err }
+
+// Failure tells a store that is full from pages that are no good.
+func (e *storeError) Failure() migrate.Failure {
+	switch {
+	case errors.Is(e.err, syscall.ENOSPC):
+		return migrate.Failure{What: "no space left in the target's store", Cause: e.err.Error(), Advice: "give the agent there a larger --store"}
+	case errors.Is(e.err, pagestore.ErrFull):
+		return migrate.Failure{What: "the workload has grown too much since preflight", Cause: e.err.Error(), Advice: "move it again"}
+	}
+	return transport.Failure(e.err)
 }
 
 func (in *intake) give(to chan transport.StreamDigest, d transport.StreamDigest) error {

@@ -143,7 +143,10 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
 	for {
 		m, err := s.Receive(intake.ctx)
 		if err != nil {
-			return fmt.Errorf("connection to the source: %w", errors.Join(err, context.Cause(intake.ctx)))
+			if cause := context.Cause(intake.ctx); cause != nil { // what came on a stream was no good
+				return cause
+			}
+			return fmt.Errorf("connection to the source: %w", err)
 		}
 		switch m := m.(type) {
 		case transport.ClockPing:
@@ -202,11 +205,11 @@ func (r *receiver) prepare(ctx context.Context) error {
 		return err
 	}
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
-		return err
+		return &storeError{err}
 	}
 	var err error
 	if r.store, err = pagestore.New(r.dir, r.reserved); err != nil {
-		return err
+		return &storeError{err}
 	}
 	if len(r.offer.Init) > 0 {
 		if err := r.installInit(); err != nil {

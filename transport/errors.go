@@ -221,8 +221,9 @@ var failures = []struct {
 func Failure(err error) migrate.Failure {
 	for _, f := range failures {
 		if errors.Is(err, f.err) {
-			return migrate.Failure{What: f.what, Cause: err.Error(), Advice: f.advice}
+			return migrate.Failure{What: f.what, Cause: strings.ReplaceAll(err.Error(), "\n", "; "), Advice: f.advice}
 		}
 	}
-	return migrate.Failure{What: err.Error()}
+	f, _ := migrate.FailureOf(err)
+	return f
 }
