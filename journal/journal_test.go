@@ -23,15 +23,17 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	j, err := Open(dir)
+	var e *Entry
 	if err == nil {
-		_, err = j.Begin(record(childID, migrate.Source))
+		e, err = j.Begin(record(childID, migrate.Source))
 	}
 	if err != nil {
 		os.Stdout.WriteString(err.Error() + "\n")
 		os.Exit(1)
 	}
 	os.Stdout.WriteString("held\n")
-	select {} // until killed
+	time.Sleep(time.Minute) // until killed
+	e.Close()
 }
 
 const childID = "00000000000000c1"
