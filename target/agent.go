@@ -93,6 +93,8 @@ func (a *Agent) Serve(ctx context.Context, listening func(address string)) error
 		return err
 	}
 	defer l.Close()
+	ctx, stop := a.untilStopped(ctx)
+	defer stop()
 	a.Recover(ctx)
 	listening(l.Addr().String())
 	for {
@@ -106,6 +108,23 @@ func (a *Agent) Serve(ctx context.Context, listening func(address string)) error
 		}
 		a.work.Go(func() { a.serve(ctx, s) })
 	}
+}
+
+// untilStopped returns a context that ends with ctx, for a reason that peers
+// understand.
+func (a *Agent) untilStopped(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() { cancel(&stopping{a.cfg.Identity.Name}) })
+	return out, func() { forget(); cancel(nil) }
+}
+
+// stopping is why what an agent was receiving ends with it.
+type stopping struct{ host string }
+
+func (s *stopping) Error() string { return "the agent of " + s.host + " is being stopped" }
+
+func (s *stopping) Failure() migrate.Failure {
+	return migrate.Failure{What: s.Error(), Advice: "move again when it runs"}
 }
 
 // sessions are the settings of those that come in and of those that go out.
