@@ -12,8 +12,8 @@ import (
 // are about the tree's time namespace on the source, between is target − source.
 //
 // A tree that would see a clock step backwards is refused, also if that is only
-// possible within the error of the comparison. The outage still to come is not
-// counted on: it only helps.
+// possible within the error of the comparison. Of the outage still to come no
+// more than [shortestOutage] is counted on; [Plan] makes sure in the end.
 func BackwardOnHost(ownTime bool, tree migrate.ClockReading, between Difference) (blockers, warnings []migrate.Finding) {
 	if ownTime {
 		return []migrate.Finding{{
@@ -25,7 +25,7 @@ func BackwardOnHost(ownTime bool, tree migrate.ClockReading, between Difference)
 	mono := jump("CLOCK_MONOTONIC", tree.Monotonic, between.Monotonic)
 	boot := jump("CLOCK_BOOTTIME", tree.Boottime, between.Boottime)
 	for _, j := range []clockJump{mono, boot} {
-		if j.least < 0 {
+		if !j.known || j.least < -shortestOutage {
 			blockers = append(blockers, j.backward())
 		}
 	}
@@ -34,6 +34,10 @@ func BackwardOnHost(ownTime bool, tree migrate.ClockReading, between Difference)
 	}
 	return blockers, warnings
 }
+
+// shortestOutage is less than any dump and restore takes. It lets a tree move
+// between hosts whose clocks are equal as far as can be told.
+const shortestOutage = 5 * time.Millisecond
 
 // clockJump is how much a clock would step, at least; negative is backwards.
 type clockJump struct {
@@ -44,7 +48,7 @@ type clockJump struct {
 
 func jump(name string, offset time.Duration, between Bounds) clockJump {
 	if !between.usable() {
-		return clockJump{name: name, least: -1}
+		return clockJump{name: name}
 	}
 	return clockJump{name, between.Offset - between.Error - offset, true}
 }
@@ -64,7 +68,7 @@ func (j clockJump) backward() migrate.Finding {
 func (j clockJump) forward() migrate.Finding {
 	return migrate.Finding{
 		Code:   "clock-jump",
-		What:   fmt.Sprintf("the target has no time namespaces: %s jumps forward by %v", j.name, j.least),
+		What:   fmt.Sprintf("the target has no time namespaces: %s jumps forward by %v", j.name, max(0, j.least)),
 		Advice: "timeouts measured on that clock fire early; it cannot move on from there to a host booted later",
 	}
 }

@@ -44,7 +44,8 @@ type Written struct {
 // MONOTONIC, which is taken from what MONOTONIC would gain, or added to
 // BOOTTIME if that is too little. Neither clock goes back, ever.
 //
-// The error is about values that the kernel would refuse.
+// The error is about values that the kernel would refuse, and about clocks that
+// would step back where there is no namespace to prevent it.
 func Plan(r Restore) (Written, error) {
 	if err := r.validate(); err != nil {
 		return Written{}, err
@@ -54,7 +55,7 @@ func Plan(r Restore) (Written, error) {
 	out.Report.Outage = migrate.Millis(gone.Monotonic)
 	if !r.Namespace {
 		out.Outage = gone
-		return out, nil
+		return out, r.backward()
 	}
 	if r.Policy == migrate.ClockContinue {
 		out.Outage = gone
@@ -66,6 +67,16 @@ func Plan(r Restore) (Written, error) {
 	out.Image = add(r.Image, out.Outage)
 	out.Report.Offset = int64(out.Image.Monotonic - r.Target.Monotonic)
 	return out, inRange("clock after the move", out.Image)
+}
+
+// backward is the error for a tree that would see the target's own clocks
+// behind what it has seen.
+func (r Restore) backward() error {
+	back := max(r.Image.Monotonic-r.Target.Monotonic, r.Image.Boottime-r.Target.Boottime)
+	if back <= 0 {
+		return nil
+	}
+	return fmt.Errorf("the workload's clocks would step back by %v on a host without time namespaces", back)
 }
 
 func (r Restore) validate() error {

@@ -88,6 +88,12 @@ func TestPlanRefuses(t *testing.T) {
 		"source overflows":    func(r *Restore) { r.Tree.Monotonic = math.MinInt64 },
 		"negative target":     func(r *Restore) { r.Target.Boottime = -1 },
 		"result out of range": func(r *Restore) { r.Image = reading(limit, limit) },
+		"host's monotonic clock is behind": func(r *Restore) {
+			r.Image, r.Target, r.Namespace = reading(hour, hour), reading(hour-1, 2*hour), false
+		},
+		"host's boottime clock is behind": func(r *Restore) {
+			r.Image, r.Target, r.Namespace = reading(hour, hour), reading(2*hour, hour-1), false
+		},
 	} {
 		r := good
 		change(&r)
@@ -178,7 +184,8 @@ func TestBackwardOnHost(t *testing.T) {
 		{"target up for longer", false, none, differ(hour, hour, ms), nil, []string{"clock-jump"}},
 		{"target booted later", false, none, differ(-hour, -hour, ms), []string{"clock-backward", "clock-backward"}, nil},
 		{"only boottime back", false, none, differ(hour, -hour, ms), []string{"clock-backward"}, nil},
-		{"within the bound", false, none, differ(ms/2, hour, ms), []string{"clock-backward"}, nil},
+		{"within the bound", false, none, differ(0, hour, 10*ms), []string{"clock-backward"}, nil},
+		{"equal as far as can be told", false, none, differ(-ms/2, -ms/2, ms), nil, []string{"clock-jump"}},
 		{"equal to the nanosecond", false, none, differ(ms, ms, ms), nil, []string{"clock-jump"}},
 		{"not compared", false, none, Difference{unknown, unknown}, []string{"clock-backward", "clock-backward"}, nil},
 		{"own namespace", true, none, differ(hour, hour, ms), []string{"no-time-namespaces"}, nil},
