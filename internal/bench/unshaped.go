@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -58,7 +57,7 @@ func once(ctx context.Context, set *testhost.Set, e *Entry, mib int) error {
 	if err := ready(ctx, a); err != nil {
 		return err
 	}
-	before, err := ask(ctx, a, "reset-gap")
+	before, err := testload.Ask(ctx, a, address, "reset-gap")
 	if err != nil {
 		return err
 	}
@@ -73,42 +72,22 @@ func once(ctx context.Context, set *testhost.Set, e *Entry, mib int) error {
 	if err != nil {
 		return err
 	}
-	after, err := ask(ctx, host, "verify")
+	after, err := testload.Ask(ctx, host, address, "verify")
 	if err != nil {
 		return err
 	}
-	if !after.OK {
-		return fmt.Errorf("the workload found: %q", after.Errors)
-	}
-	e.Downtime = append(e.Downtime, after.Gap)
-	if _, err := host.Output(ctx, "pkill", "-KILL", "-x", "testload"); err != nil {
+	if err := after.Check(); err != nil {
 		return err
 	}
-	time.Sleep(500 * time.Millisecond) // the supervisor's end, and the memory's
-	return nil
+	e.Downtime = append(e.Downtime, after.Gap)
+	return host.KillAll(ctx, "testload")
 }
 
 func ready(ctx context.Context, h *testhost.Host) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for {
-		if _, err := ask(ctx, h, "verify"); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("the workload does not answer")
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func ask(ctx context.Context, h *testhost.Host, request string) (s testload.Status, err error) {
-	out, err := h.Output(ctx, "testload", "query", address, request)
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(out), &s)
+	_, err := testload.Await(ctx, h, address)
+	return err
 }
 
 // plain is "criu dump" into the host's memory and "criu restore" from there,
@@ -147,30 +126,23 @@ func moved(ctx context.Context, h *testhost.Host, e *Entry, pid int) error {
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(out) {
-		if err := note(e, line); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// note takes one line of output: a JSON object, or the peak of memory.
-func note(e *Entry, line string) error {
-	if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-		kib, err := strconv.ParseUint(strings.Fields(rest)[0], 10, 64)
-		e.AgentPeak = append(e.AgentPeak, kib<<10)
+	r, err := testhost.Report(out)
+	if err != nil {
 		return err
-	}
-	var r migrate.Report
-	if err := json.Unmarshal([]byte(line), &r); err != nil {
-		return fmt.Errorf("output %.80q: %w", line, err)
-	}
-	if r.Type != "result" {
-		return nil
 	}
 	e.Frozen = append(e.Frozen, float64(r.FrozenTime)/1e6)
 	e.Total = append(e.Total, float64(r.TotalTime)/1e6)
 	e.Wire = append(e.Wire, r.Transferred)
+	return e.addPeak(out)
+}
+
+// addPeak finds the line of /proc/PID/status that tells the peak of memory.
+func (e *Entry) addPeak(out string) error {
+	_, line, _ := strings.Cut(out, "VmHWM:")
+	var kib uint64
+	if _, err := fmt.Sscan(line, &kib); err != nil {
+		return fmt.Errorf("peak of memory: %w", err)
+	}
+	e.AgentPeak = append(e.AgentPeak, kib<<10)
 	return nil
 }

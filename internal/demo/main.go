@@ -5,14 +5,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -81,19 +79,13 @@ func (d *demo) start(ctx context.Context, memory, dirty int) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("the workload does not answer"))
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	for {
-		s, err := d.ask(ctx, "verify")
-		if err == nil {
-			return check(s)
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(20 * time.Millisecond):
-		}
+	status, err := testload.Await(ctx, d.host, address)
+	if err != nil {
+		return err
 	}
+	return status.Check()
 }
 
 // hop moves the workload and asks it, before and after, how it is.
@@ -107,7 +99,7 @@ func (d *demo) hop(ctx context.Context, to *testhost.Host) error {
 	if err != nil {
 		return err
 	}
-	report, err := result(out)
+	report, err := testhost.Report(out)
 	if err != nil {
 		return err
 	}
@@ -119,35 +111,11 @@ func (d *demo) hop(ctx context.Context, to *testhost.Host) error {
 	fmt.Printf("\n%s to %s: %s, now owned by the %s\n", from.Name, to.Name, report.Status, report.Owner)
 	printReport(report)
 	printClocks(report, before, after)
-	return errors.Join(check(after), checkMove(report, before, after))
+	return errors.Join(after.Check(), checkMove(report, before, after))
 }
 
-func (d *demo) ask(ctx context.Context, request string) (s testload.Status, err error) {
-	out, err := d.host.Output(ctx, "testload", "query", address, request)
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(out), &s)
-}
-
-// result returns the last object of migrate's JSON lines.
-func result(lines string) (r migrate.Report, err error) {
-	lines = strings.TrimSpace(lines)
-	last := lines[strings.LastIndexByte(lines, '\n')+1:]
-	if err := json.Unmarshal([]byte(last), &r); err != nil {
-		return r, fmt.Errorf("result %q: %w", last, err)
-	}
-	if r.Type != "result" {
-		return r, fmt.Errorf("last line is of type %q, want result", r.Type)
-	}
-	return r, nil
-}
-
-func check(s testload.Status) error {
-	if !s.OK {
-		return fmt.Errorf("the workload found errors: %q", s.Errors)
-	}
-	return nil
+func (d *demo) ask(ctx context.Context, request string) (testload.Status, error) {
+	return testload.Ask(ctx, d.host, address, request)
 }
 
 // checkMove compares what the workload says with what the report says.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -86,19 +85,10 @@ func (h *Host) listens() bool {
 // AgentPID returns the PID of the host's agent as the machine sees it, or 0 if
 // none runs.
 func (h *Host) AgentPID() int {
-	ns := pidNamespace(h.InitPID())
-	for _, pid := range processes() {
-		if ns != "" && pidNamespace(pid) == ns && isAgent(pid) {
-			return pid
-		}
+	if pids := h.running("migrate", "agent"); len(pids) > 0 {
+		return pids[0]
 	}
 	return 0
-}
-
-func isAgent(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	args := strings.Split(string(b), "\x00")
-	return err == nil && len(args) > 1 && strings.HasSuffix(args[0], "migrate") && args[1] == "agent"
 }
 
 // KillAgent kills the host's agent with SIGKILL and returns when it has gone.
@@ -110,13 +100,12 @@ func (h *Host) KillAgent() error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill agent: %w", err)
 	}
-	for range 2500 {
-		if !slices.Contains(processes(), pid) {
-			return nil
-		}
-		time.Sleep(2 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	if err := awaitEnd(ctx, pid); err != nil {
+		return fmt.Errorf("agent %d of host %s does not die: %w", pid, h.Name, err)
 	}
-	return fmt.Errorf("agent %d of host %s does not die", pid, h.Name)
+	return nil
 }
 
 // AgentLog returns what the host's agents have logged since the set is up.

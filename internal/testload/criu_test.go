@@ -2,7 +2,6 @@ package testload
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"testing"
 	"time"
@@ -78,14 +77,10 @@ func (w *workload) move(criu string, to *testhost.Host) {
 	w.host = to
 }
 
-func (w *workload) try(request string) (s Status, err error) {
+func (w *workload) try(request string) (Status, error) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
-	line, err := w.host.Output(ctx, "testload", "query", address, request)
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(line), &s)
+	return Ask(ctx, w.host, address, request)
 }
 
 func (w *workload) ask(request string) Status {
