@@ -1,10 +1,8 @@
 package hosts
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -79,12 +77,7 @@ func (l load) tryStatus(h *testhost.Host) (testload.Status, error) {
 }
 
 func (l load) ask(ctx context.Context, h *testhost.Host, request string) (testload.Status, error) {
-	var s testload.Status
-	out, err := h.Output(ctx, "testload", "query", l.address(), request)
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(out), &s)
+	return testload.Ask(ctx, h, l.address(), request)
 }
 
 // verify has the workload check everything and fails the test if it saw
@@ -139,13 +132,7 @@ func result(t *testing.T, err error, stdout *bytes.Buffer) migrate.Report {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	var r migrate.Report
-	for s := bufio.NewScanner(stdout); s.Scan(); {
-		var line migrate.Report
-		if json.Unmarshal(s.Bytes(), &line) == nil && line.Type == "result" {
-			r = line
-		}
-	}
+	r, _ := testhost.Report(stdout.String()) // none if it was refused
 	return r
 }
 
