@@ -1,0 +1,627 @@
+package hosts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"migrate"
+	"migrate/internal/testhost"
+)
+
+// trio is the three hosts that the cases of one test share.
+type trio struct{ a, b, c *testhost.Host }
+
+// runCases runs cases on one set of hosts, one after the other: each leaves the
+// hosts empty.
+func runCases(t *testing.T, cases []behaviour) {
+	t.Helper()
+	set := testhost.Up(t, testhost.Options{})
+	h := trio{set.Host("A"), set.Host("B"), set.Host("C")}
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			start := time.Now()
+			h.spreadPIDs(t, i)
+			t.Cleanup(func() {
+				h.clear(t)
+				t.Logf("took %v", time.Since(start).Round(time.Millisecond))
+			})
+			c.run(t, h)
+		})
+	}
+}
+
+// spreadPIDs has each host give out numbers of its own in a case: what arrived
+// in earlier ones has pushed the counters of all to the same place, where a
+// process of one host is in the way of another's.
+func (h trio) spreadPIDs(t *testing.T, number int) {
+	t.Helper()
+	for i, host := range []*testhost.Host{h.a, h.b, h.c} {
+		host.Run(t, "sh", "-c", fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", 300+number*2600+i*800))
+	}
+}
+
+type behaviour struct {
+	name string
+	run  func(t *testing.T, h trio)
+}
+
+// clear ends what a case has started, on all hosts, and demands that nothing is
+// left then.
+func (h trio) clear(t *testing.T) {
+	for _, host := range []*testhost.Host{h.a, h.b, h.c} {
+		for _, p := range []string{helperWord, "testload --listen", "migrate move", "sleep 1234"} {
+			pkill(host, "KILL", p)
+		}
+	}
+	for _, host := range []*testhost.Host{h.a, h.b, h.c} {
+		if !t.Failed() {
+			await(t, "all is gone from "+host.Name, func() bool { return leftOn(host) == "" })
+		}
+	}
+}
+
+// leftOn lists what there is of workloads on a host.
+func leftOn(h *testhost.Host) string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := h.Output(ctx, "sh", "-c", `pgrep -a testload; pgrep -x criu; pgrep -fa "[m]igrate supervise"; pgrep -fa "`+helperWord[:6]+`[-]";
+		find /run/migrate/store /run/migrate/images -mindepth 1 -maxdepth 1 2>/dev/null;
+		find /sys/fs/cgroup -type d -path "*migrate/*" ! -name _supervisors 2>/dev/null;
+		nft list tables 2>/dev/null; true`)
+	return strings.TrimSpace(fmt.Sprint(out, errText(err)))
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// TestBehaviour tests what users expect of workloads that move.
+func TestBehaviour(t *testing.T) {
+	t.Parallel()
+	runCases(t, []behaviour{
+		{"pipes of a process", testPipes},
+		{"terminal", testTerminal},
+		{"shell job", testShellJob},
+		{"sessions and groups", testSessions},
+		{"many things open", testThings},
+		{"how it ended", testExit},
+		{"logs of a capsule", testCapsuleLogs},
+		{"around three hosts", testAround},
+		{"kinds of capsules", testCapsules},
+		{"exec", testExec},
+		{"cgroup modes", testCgroupModes},
+		{"cgroup modes of a process", testProcessCgroupModes},
+		{"check and history", testCheck},
+	})
+}
+
+// awaitFile returns the content of a file once it has one.
+func awaitFile(t *testing.T, path string) string {
+	t.Helper()
+	var b []byte
+	await(t, path+" is written", func() bool {
+		b, _ = os.ReadFile(path)
+		return len(b) > 0
+	})
+	return string(b)
+}
+
+func awaitPID(t *testing.T, path string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(awaitFile(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func quoted(argv []string) string { return "'" + strings.Join(argv, "' '") + "'" }
+
+// numbersOf returns the N of each "line N" in text, which may hold notes of what
+// came in, too.
+func numbersOf(t *testing.T, where, text string) (list []int) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		var n int
+		line = strings.TrimRight(line, "\r\n")
+		if _, err := fmt.Sscanf(line, "line %d", &n); err == nil && line == fmt.Sprintf("line %d", n) {
+			list = append(list, n)
+		} else if !strings.HasPrefix(line, "input ") {
+			t.Errorf("%s: a line is %q", where, line)
+		}
+	}
+	return list
+}
+
+// checkLines demands that the texts hold together each line from the first on
+// once.
+func checkLines(t *testing.T, texts map[string]string) {
+	t.Helper()
+	var all []int
+	for where, text := range texts {
+		list := numbersOf(t, where, text)
+		if !slices.IsSorted(list) {
+			t.Errorf("%s: the lines are out of order", where)
+		}
+		if len(list) > 0 {
+			t.Logf("%s: lines %d to %d", where, list[0], list[len(list)-1])
+		}
+		all = append(all, list...)
+	}
+	slices.Sort(all)
+	for i, n := range all {
+		if n != i+1 {
+			t.Fatalf("line %d comes where line %d is due", n, i+1)
+		}
+	}
+}
+
+// grows waits until a workload has written some more lines on a host.
+func grows(t *testing.T, h *testhost.Host, name string) {
+	t.Helper()
+	count := func() int { return strings.Count(h.Run(t, "migrate", "logs", name), "\nline ") }
+	before := count()
+	await(t, name+" writes on "+h.Name, func() bool { return count() > before+20 })
+}
+
+// testPipes moves a process whose streams are pipes to others on its host, there
+// and back and there again. On the first host what reads them goes on to run.
+func testPipes(t *testing.T, h trio) {
+	dir := t.TempDir()
+	out, pidFile := filepath.Join(dir, "out"), filepath.Join(dir, "pid")
+	script := fmt.Sprintf("sleep 1234 | %s 2>&1 | cat >%s", quoted(helper("lines", pidFile, "2ms")), out)
+	if _, err := h.a.Start(t.Context(), "sh", "-c", script); err != nil {
+		t.Fatal(err)
+	}
+	pid := awaitPID(t, pidFile)
+	ref, name := fmt.Sprintf("process:%d", pid), fmt.Sprintf("process-%d", pid)
+	await(t, "lines", func() bool { b, _ := os.ReadFile(out); return bytes.Count(b, []byte("\n")) > 20 })
+	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}, {h.a, h.b}} {
+		move(t, hop[0], ref, hop[1])
+		grows(t, hop[1], name)
+	}
+	h.b.Run(t, "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.5) | timeout -s INT 2 migrate attach %s >/dev/null || true", name))
+	await(t, "what was typed arrives", func() bool { return strings.Contains(h.b.Run(t, "migrate", "logs", name), `input "hello\n"`) })
+	texts := map[string]string{"A at first": awaitFile(t, out), "A": h.a.Run(t, "migrate", "logs", name), "B": h.b.Run(t, "migrate", "logs", name)}
+	checkLines(t, texts)
+	for where, text := range texts {
+		if strings.Contains(text, "input ended") {
+			t.Errorf("%s: standard input has ended", where)
+		}
+	}
+	if b, err := os.ReadFile(pidFile + ".error"); err == nil {
+		t.Errorf("writing failed: %s", b)
+	}
+	h.b.Run(t, "migrate", "stop", name)
+}
+
+// testCapsuleLogs does the same with a capsule, and follows its log.
+func testCapsuleLogs(t *testing.T, h trio) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	h.a.Run(t, append([]string{"migrate", "run", "--name", "writer", "--stdin", "--"}, helper("lines", pidFile, "2ms")...)...)
+	awaitPID(t, pidFile)
+	grows(t, h.a, "writer")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var followed bytes.Buffer
+	follow := h.a.Command(ctx, "migrate", "logs", "-f", "writer")
+	follow.Stdout = &followed
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	move(t, h.a, "capsule:writer", h.b)
+	if err := follow.Wait(); err != nil {
+		t.Errorf("logs -f of a workload that moved away: %v", err)
+	}
+	first := h.a.Run(t, "migrate", "logs", "writer")
+	if got := strings.TrimRight(followed.String(), "\n"); got != first {
+		t.Errorf("logs -f printed %d bytes, the log has %d", len(got), len(first))
+	}
+	grows(t, h.b, "writer")
+	move(t, h.b, "capsule:writer", h.a)
+	grows(t, h.a, "writer")
+	checkLines(t, map[string]string{"A": h.a.Run(t, "migrate", "logs", "writer"), "B": h.b.Run(t, "migrate", "logs", "writer")})
+	h.a.Run(t, "migrate", "stop", "--rm", "writer")
+}
+
+// typed attaches to a workload's terminal, types a line and returns what was
+// shown.
+func typed(t *testing.T, h *testhost.Host, name, line string) string {
+	t.Helper()
+	return h.Run(t, "sh", "-c", fmt.Sprintf("(sleep 0.2; echo %s; sleep 0.5) | timeout -s INT 2 migrate attach %s || true", line, name))
+}
+
+// testTerminal moves a process on a terminal whose other end stays behind.
+func testTerminal(t *testing.T, h trio) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	if _, err := h.a.Start(t.Context(), helper("pty", helper("lines", pidFile, "20ms")...)...); err != nil {
+		t.Fatal(err)
+	}
+	pid := awaitPID(t, pidFile)
+	for i, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
+		move(t, hop[0], fmt.Sprintf("process:%d", pid), hop[1])
+		word := fmt.Sprintf("hop%d", i)
+		if out := typed(t, hop[1], fmt.Sprintf("process-%d", pid), word); !strings.Contains(out, `input "`+word) || !strings.Contains(out, "line ") {
+			t.Errorf("hop %d: attach shows %q", i+1, out)
+		}
+	}
+	h.a.Run(t, "migrate", "stop", fmt.Sprintf("process-%d", pid))
+}
+
+// testShellJob moves a job of a shell: its session's leader and its terminal are
+// outside of the tree.
+func testShellJob(t *testing.T, h trio) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	shell := "set -m; " + quoted(helper("lines", pidFile, "20ms")) + "; echo the shell goes on"
+	if _, err := h.a.Start(t.Context(), helper("pty", "/bin/sh", "-c", shell)...); err != nil {
+		t.Fatal(err)
+	}
+	pid := awaitPID(t, pidFile)
+	for i, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
+		move(t, hop[0], fmt.Sprintf("process:%d", pid), hop[1])
+		word := fmt.Sprintf("hop%d", i)
+		if out := typed(t, hop[1], fmt.Sprintf("process-%d", pid), word); !strings.Contains(out, `input "`+word) {
+			t.Errorf("hop %d: attach shows %q", i+1, out)
+		}
+	}
+	h.a.Run(t, "migrate", "stop", fmt.Sprintf("process-%d", pid))
+}
+
+// treeOf lists the helpers of a host with parent, group and session.
+func treeOf(t *testing.T, h *testhost.Host, root int) (list []string) {
+	t.Helper()
+	out := h.Run(t, "ps", "-eo", "pid=,ppid=,pgid=,sid=,args=")
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) > 6 && f[5] == helperWord && f[6] == "tree" {
+			if f[0] == strconv.Itoa(root) {
+				f[1] = "parent"
+			}
+			list = append(list, strings.Join(f[:4], " "))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// testSessions moves a tree of 52 processes in several sessions and groups.
+func testSessions(t *testing.T, h trio) {
+	const total = 1 + 3 + 3*4 + 3*4*3
+	root, err := h.a.Start(t.Context(), helper("tree", "3", "4", "3")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the tree has grown", func() bool { return len(treeOf(t, h.a, root)) == total })
+	want := treeOf(t, h.a, root)
+	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
+		r := move(t, hop[0], fmt.Sprintf("process:%d", root), hop[1])
+		t.Logf("%d processes: downtime %v, total %v", total, r.Downtime, r.TotalTime)
+		if got := treeOf(t, hop[1], root); !slices.Equal(got, want) {
+			t.Errorf("the tree on %s is %q, want %q", hop[1].Name, got, want)
+		}
+	}
+	h.a.Run(t, "migrate", "stop", "--timeout", "0s", fmt.Sprintf("process-%d", root))
+}
+
+// asker puts questions to a helper of the kind "things".
+type asker struct {
+	dir string
+	n   int
+}
+
+func (a *asker) ask(t *testing.T) (s seen) {
+	t.Helper()
+	a.n++
+	if err := os.WriteFile(filepath.Join(a.dir, fmt.Sprintf("ask.%d", a.n)), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(awaitFile(t, filepath.Join(a.dir, fmt.Sprintf("answer.%d", a.n)))), &s); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Wrong) > 0 {
+		t.Fatalf("question %d: wrong: %q", a.n, s.Wrong)
+	}
+	return s
+}
+
+// testThings moves a process that has one of everything.
+func testThings(t *testing.T, h trio) {
+	const locked = "/run/locked" // each host's own: both copies hold the locks for a moment
+	for _, host := range []*testhost.Host{h.a, h.b} {
+		host.Run(t, "touch", locked)
+	}
+	a := &asker{dir: t.TempDir()}
+	pid, err := h.a.Start(t.Context(), helper("things", a.dir, locked)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.ask(t)
+	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}, {h.a, h.b}} {
+		r := move(t, hop[0], fmt.Sprintf("process:%d", pid), hop[1], "--file-locks")
+		t.Logf("downtime %v, total %v, %d bytes sent", r.Downtime, r.TotalTime, r.Transferred)
+		if r.TotalTime > migrate.Millis(10*time.Second) || r.MemoryBytes > 1<<30 {
+			t.Errorf("a reservation of 64 GiB counts as memory: %+v", r)
+		}
+		now := a.ask(t)
+		await(t, "all timers go on", func() bool {
+			later := a.ask(t)
+			return later.Ticks > now.Ticks+20 && later.Alarms > now.Alarms+5 && later.Posix > now.Posix+5 && later.Absolute > now.Absolute
+		})
+		if now.Threads != before.Threads || now.Threads != 200 {
+			t.Errorf("%d threads of %d are the same", now.Threads, before.Threads)
+		}
+		if _, err := hop[1].Output(t.Context(), "flock", "-n", locked, "true"); err == nil {
+			t.Errorf("the file lock is not held on %s", hop[1].Name)
+		}
+	}
+	h.b.Run(t, "migrate", "stop", "--timeout", "0s", fmt.Sprintf("process-%d", pid))
+}
+
+// testExit has migrate ps tell how workloads ended that had arrived.
+func testExit(t *testing.T, h trio) {
+	for _, c := range []struct{ end, want string }{
+		{"kill -HUP %d", "exited (signal 1)"},
+		{"migrate stop process-%d", "exited (signal 15)"},
+		{"migrate stop --timeout 0s process-%d", "exited (signal"},
+		{"kill -USR1 %d", "exited (42)"},
+	} {
+		pid, err := h.a.Start(t.Context(), "sh", "-c", "trap 'exit 42' USR1; while :; do sleep 0.02; done")
+		if err != nil {
+			t.Fatal(err)
+		}
+		move(t, h.a, fmt.Sprintf("process:%d", pid), h.b)
+		h.b.Run(t, "sh", "-c", fmt.Sprintf(c.end, pid))
+		await(t, c.want, func() bool {
+			for line := range strings.Lines(h.b.Run(t, "migrate", "ps", "--all")) {
+				if strings.HasPrefix(line, fmt.Sprintf("process-%d ", pid)) && strings.Contains(line, c.want) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+}
+
+// execClocks runs the helper "clocks" inside a workload.
+func execClocks(t *testing.T, h *testhost.Host, name string) (s clocksSeen) {
+	t.Helper()
+	out := h.Run(t, append([]string{"migrate", "exec", name, "--"}, helper("clocks")...)...)
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// checkExec compares a command that migrate exec runs with the workload.
+func checkExec(t *testing.T, h *testhost.Host, l load, name string) {
+	t.Helper()
+	before := execClocks(t, h, name)
+	status := l.verify(t, h)
+	after := execClocks(t, h, name)
+	if status.Mono < before.Mono || status.Mono > after.Mono {
+		t.Errorf("%s: the workload's clock shows %d, exec's %d before and %d after", h.Name, status.Mono, before.Mono, after.Mono)
+	}
+	root := strings.TrimSpace(h.Run(t, "sh", "-c", `migrate ps | awk '$1 == "`+name+`" {print $NF, $0}' >/dev/null; migrate ps --json | sed -n 's/.*"name":"`+name+`".*"pid":\([0-9]*\).*/\1/p'`))
+	for kind, ns := range before.NS {
+		if got := h.Run(t, "readlink", "/proc/"+root+"/ns/"+kind); got != ns {
+			t.Errorf("%s: exec is in %s, the workload in %s", h.Name, ns, got)
+		}
+	}
+	if got := h.Run(t, "cat", "/proc/"+root+"/timens_offsets"); strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(before.Offsets), " ") {
+		t.Errorf("%s: exec sees the clock offsets %q, the workload %q", h.Name, before.Offsets, got)
+	}
+}
+
+// testExec leaves a daemon behind in a capsule that has moved, and moves it on.
+func testExec(t *testing.T, h trio) {
+	l := startCapsule(t, h.a, "web", "--memory", "8")
+	checkExec(t, h.a, l, "web")
+	move(t, h.a, "capsule:web", h.b)
+	checkExec(t, h.b, l, "web")
+	h.b.Run(t, "migrate", "exec", "web", "--", "sh", "-c", "setsid sleep 1234 >/dev/null 2>&1 </dev/null &")
+	for _, hop := range [][2]*testhost.Host{{h.b, h.c}, {h.c, h.a}} {
+		move(t, hop[0], "capsule:web", hop[1])
+		checkExec(t, hop[1], l, "web")
+		hop[1].Run(t, "pgrep", "-f", "^sleep 1234$")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	running := h.a.Command(ctx, "migrate", "exec", "web", "--", "sleep", "1234.5")
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "exec runs", func() bool { _, err := h.a.Output(ctx, "pgrep", "-f", "^sleep 1234.5"); return err == nil })
+	r, code, _ := tryMove(t, h.a, "capsule:web", "B")
+	if code != 3 || r.Status != migrate.StatusBlocked || !hasBlocker(r, "joined") {
+		t.Errorf("a move while exec runs: exit code %d, %+v", code, r)
+	}
+	pkill(h.a, "TERM", "^sleep 1234.5")
+	if running.Wait(); exitCode(running) != 128+15 {
+		t.Errorf("exec of a command that signal 15 ended: exit code %d", exitCode(running))
+	}
+	move(t, h.a, "capsule:web", h.b)
+	l.verify(t, h.b)
+	h.b.Run(t, "migrate", "stop", "--rm", "web")
+}
+
+func hasBlocker(r migrate.Report, code string) bool {
+	return slices.ContainsFunc(r.Blockers, func(f migrate.Finding) bool { return f.Code == code })
+}
+
+// testAround moves a capsule over three hosts, back to where it began.
+func testAround(t *testing.T, h trio) {
+	l := startCapsule(t, h.a, "around", "--memory", "8", "--dirty", "500")
+	before := l.verify(t, h.a)
+	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.c}, {h.c, h.a}} {
+		r := move(t, hop[0], "capsule:around", hop[1])
+		after := l.verify(t, hop[1])
+		checkClocks(t, 0, r, before.Mono, after.Mono, after.Realtime-before.Realtime)
+		checkExec(t, hop[1], l, "around")
+		before = after
+	}
+	h.a.Run(t, "migrate", "stop", "--rm", "around")
+}
+
+// testCapsules moves capsules that were started with each of the flags of run,
+// there and back.
+func testCapsules(t *testing.T, h trio) {
+	for _, flag := range []string{"--net", "--time", "--no-init", "--tty"} {
+		name := "kind" + strings.ReplaceAll(flag, "-", "")
+		l := load{port: 7001}
+		h.a.Run(t, "migrate", "run", "--name", name, flag, "--", "testload", "--listen", "0.0.0.0:7001", "--dir", t.TempDir(), "--memory", "4", "--heartbeat", "5ms")
+		check := func(host *testhost.Host) {
+			t.Helper()
+			ask := []string{"testload", "query", l.address(), "verify"}
+			if flag == "--net" { // only from inside; its loopback interface may be down
+				ask = append([]string{"migrate", "exec", name, "--", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"}, ask...)
+			}
+			await(t, name+" answers on "+host.Name, func() bool {
+				out, err := host.Output(t.Context(), ask...)
+				return err == nil && strings.Contains(out, `"ok":true`)
+			})
+		}
+		check(h.a)
+		for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
+			move(t, hop[0], "capsule:"+name, hop[1])
+			check(hop[1])
+		}
+		if flag == "--tty" {
+			if out := typed(t, h.a, name, "x"); !strings.Contains(out, "heartbeat") {
+				t.Errorf("attach shows %q", out)
+			}
+		}
+		h.a.Run(t, "migrate", "stop", "--rm", name)
+	}
+}
+
+// testCgroupModes moves with each of CRIU's modes. With the default the tree
+// stays in the group that its supervisor chose.
+func testCgroupModes(t *testing.T, h trio) {
+	from, to := h.a, h.b
+	l := startCapsule(t, from, "modes", "--memory", "4")
+	for _, mode := range append([]migrate.CgroupMode{""}, migrate.CgroupModes...) {
+		var flags []string
+		if mode != "" {
+			flags = []string{"--manage-cgroups-mode", string(mode)}
+		}
+		r, code, stderr := tryMove(t, from, "capsule:modes", to.Name, flags...)
+		if mode == "strict" { // does not allow a group that is there already, as that of the supervisor
+			if code != 4 || r.Error == nil || !strings.Contains(r.Error.Cause, "strict") {
+				t.Errorf("mode %q: exit code %d, %+v\n%s", mode, code, r.Error, stderr)
+			}
+			l.verify(t, from)
+			continue
+		}
+		if code != 0 {
+			t.Fatalf("mode %q: exit code %d, %+v\n%s", mode, code, r.Error, stderr)
+		}
+		l.verify(t, to)
+		if mode == "" || mode == "ignore" {
+			out := to.Run(t, "migrate", "exec", "modes", "--", "cat", "/proc/self/cgroup")
+			if !strings.Contains(out+"\n", ":/migrate/modes\n") {
+				t.Errorf("mode %q: the workload is in %q", mode, out)
+			}
+		}
+		from, to = to, from
+	}
+	from.Run(t, "migrate", "stop", "--rm", "modes")
+}
+
+// testProcessCgroupModes does the same with a plain process, whose group is one
+// made for the move.
+func testProcessCgroupModes(t *testing.T, h trio) {
+	for _, mode := range migrate.CgroupModes {
+		l := startLoad(t, h.a, "--memory", "4")
+		for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
+			r, code, stderr := tryMove(t, hop[0], l.ref(), hop[1].Name, "--manage-cgroups-mode", string(mode))
+			if mode == "strict" && code == 4 {
+				l.verify(t, hop[0])
+				break
+			}
+			if code != 0 {
+				t.Fatalf("mode %q: exit code %d, %+v\n%s", mode, code, r.Error, stderr)
+			}
+			l.verify(t, hop[1])
+			t.Logf("%s: on %s in %s", mode, hop[1].Name, hop[1].Run(t, "sh", "-c", fmt.Sprintf("grep -h migrate /proc/%d/cgroup || true", l.pid)))
+		}
+		stopLoad(h.a, l)
+		stopLoad(h.b, l)
+		for _, host := range []*testhost.Host{h.a, h.b} {
+			await(t, "nothing is left on "+host.Name, func() bool { return leftOn(host) == "" })
+		}
+	}
+}
+
+// testCheck looks at what is told before and after a move.
+func testCheck(t *testing.T, h trio) {
+	l := startLoad(t, h.a, "--memory", "4")
+	if out := h.a.Run(t, "migrate", "check", l.ref(), "B"); out == "" {
+		t.Error("check says nothing")
+	}
+	if out := h.a.Run(t, "migrate", "check", l.ref(), "B", "--json"); !strings.Contains(out, `"movable":true`) || !strings.Contains(out, `"blockers":[]`) {
+		t.Errorf("check --json = %s", out)
+	}
+	l.verify(t, h.a)
+	r := move(t, h.a, l.ref(), h.b)
+	for _, host := range []*testhost.Host{h.a, h.b} {
+		id := string(r.ID)
+		if out := host.Run(t, "migrate", "history"); !strings.Contains(out, id) || !strings.Contains(out, "completed") {
+			t.Errorf("history on %s: %s", host.Name, out)
+		}
+		if out := host.Run(t, "migrate", "history", "--json"); !strings.Contains(out, id) {
+			t.Errorf("history --json on %s: %s", host.Name, out)
+		}
+		if out := host.Run(t, "migrate", "report", id); !strings.Contains(out, "completed") || !strings.Contains(out, l.ref()) {
+			t.Errorf("report on %s: %s", host.Name, out)
+		}
+		var told migrate.Report
+		out := host.Run(t, "migrate", "report", id, "--json")
+		if err := json.Unmarshal([]byte(out), &told); err != nil || told.ID != r.ID || told.Status != migrate.StatusCompleted || told.Owner != migrate.OwnerTarget {
+			t.Errorf("report --json on %s: %s, %v", host.Name, out, err)
+		}
+		if host == h.a && (told.Downtime != r.Downtime || len(told.Phases) == 0 || len(told.Rounds) == 0) {
+			t.Errorf("report --json on A: %s", out)
+		}
+		t.Logf("recover on %s: %q", host.Name, host.Run(t, "migrate", "recover"))
+		if out := host.Run(t, "migrate", "recover", id); !strings.Contains(out, "nothing to do") {
+			t.Errorf("recover of a move that is over on %s: %q", host.Name, out)
+		}
+	}
+	h.b.Run(t, "migrate", "stop", fmt.Sprintf("process-%d", l.pid))
+}
+
+// begin starts a move and does not wait for it.
+func begin(t *testing.T, h *testhost.Host, args ...string) *running {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	m := &running{cmd: h.Command(ctx, args[0], args[1:]...)}
+	m.cmd.Stdout, m.cmd.Stderr = &m.stdout, &m.stderr
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+type running struct {
+	cmd            *exec.Cmd
+	stdout, stderr bytes.Buffer
+}
+
+func (m *running) end(t *testing.T) (migrate.Report, int) {
+	t.Helper()
+	return result(t, m.cmd.Wait(), &m.stdout), exitCode(m.cmd)
+}
