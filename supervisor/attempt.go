@@ -38,6 +38,7 @@ type attempt struct {
 	root        *exited
 	holdPID     int
 	clockReport migrate.Clock
+	record      workload.Record // of the tree, once it is held
 }
 
 // verdict is what is to become of a held tree.

@@ -22,6 +22,8 @@ type mark struct {
 	Cgroup string        `json:"cgroup"`
 	CRIU   workload.Live `json:"criu"`
 	Root   workload.Live `json:"root"`
+
+	Record workload.Record `json:"record"` // as it is to be once the tree runs
 }
 
 const (
@@ -33,7 +35,7 @@ const (
 func markPath(runDir, name string) string { return filepath.Join(runDir, "w", name+".hold") }
 
 func (s *server) mark(a *attempt, state string) {
-	m := mark{State: state, Cgroup: s.group.Path()}
+	m := mark{State: state, Cgroup: s.group.Path(), Record: a.record}
 	m.CRIU, _ = workload.Identify(a.child.PID()) // nobody, if it has ended
 	m.Root, _ = workload.Identify(a.holdPID)
 	if err := m.write(markPath(s.cfg.runDir, s.cfg.name)); err != nil {
@@ -86,6 +88,23 @@ func Ran(ctx context.Context, stateDir, runDir, name string) bool {
 		return m.State == markLetGo
 	}
 	return m.State == markLetGo || m.State == markHeld && m.Root.Alive()
+}
+
+// Remember records a workload that was let run as its supervisor died ([Ran]):
+// it runs, and nobody is its parent. How it ends will not be known; [Sweep] then
+// clears up behind it.
+func Remember(stateDir, runDir, name string) error {
+	m, found, err := readMark(runDir, name)
+	if err != nil || !found {
+		return err
+	}
+	if was, err := workload.Load(stateDir, name); err == nil && was.Root == m.Root {
+		return nil // it had come to that itself
+	}
+	r := m.Record
+	r.Name, r.State, r.Root = name, workload.Running, m.Root
+	r.Started, r.Arrived = time.Now(), time.Now()
+	return workload.Save(stateDir, r)
 }
 
 // awaitEnd waits until p has ended, or ctx has.

@@ -184,6 +184,7 @@ func (s *server) hold(ctx context.Context, a *attempt, spec RestoreSpec, pid int
 		h.Clock.Offset = int64(mono)
 	}
 	a.root, a.holdPID, a.clockReport = root, pid, h.Clock
+	a.record = s.recordOf(a, spec)
 	s.mark(a, markHeld)
 	failpoint.Reach("supervisor:restored")
 	s.update(func(st *Status) { st.State, st.Root, st.Held = Held, pid, &h })
@@ -222,19 +223,23 @@ func (s *server) guard(a *attempt) {
 	}
 }
 
-// adopt makes the restored tree the workload that runs here.
-func (s *server) adopt(a *attempt, spec RestoreSpec) {
-	w := spec.Workload
+// recordOf is what the host is to remember of a tree that is held.
+func (s *server) recordOf(a *attempt, spec RestoreSpec) workload.Record {
 	mono, boot, err := clock.Offsets(a.holdPID)
 	if err != nil {
 		s.log.Warn("reading the workload's clock offsets", "cause", err)
 	}
-	now := time.Now()
-	s.take(a.holdPID, a.root, a.stdio, w.OwnPIDs, workload.Record{
+	w := spec.Workload
+	return workload.Record{
 		Kind: workload.Kind(w.Kind), Command: w.Command, Dir: w.Dir, Init: w.Init, Cgroup: s.group.Path(),
-		Started: now, Arrived: now, Migration: spec.Migration,
-		MonoOffset: int64(mono), BootOffset: int64(boot), LogLimit: w.LogLimit,
-	})
+		Migration: spec.Migration, MonoOffset: int64(mono), BootOffset: int64(boot), LogLimit: w.LogLimit,
+	}
+}
+
+// adopt makes the restored tree the workload that runs here.
+func (s *server) adopt(a *attempt, spec RestoreSpec) {
+	a.record.Started, a.record.Arrived = time.Now(), time.Now()
+	s.take(a.holdPID, a.root, a.stdio, spec.Workload.OwnPIDs, a.record)
 	s.save()
 	s.update(func(st *Status) {
 		st.State, st.Resumed = Running, &Resumed{PID: a.holdPID, ResumedAt: a.resumedAt, Clock: a.clockReport}

@@ -219,7 +219,15 @@ func (r *receiver) dropStore() error {
 // ranAfterAll tells, when the supervisor died while it let the tree go,
 // whether the tree runs without it.
 func (r *receiver) ranAfterAll(ctx context.Context) bool {
-	return supervisor.Ran(ctx, r.cfg.StateDir, r.cfg.RunDir, r.entry.Record().Name)
+	name := r.entry.Record().Name
+	if !supervisor.Ran(ctx, r.cfg.StateDir, r.cfg.RunDir, name) {
+		return false
+	}
+	r.log.Warn("the workload runs without its supervisor, which died as it let it go", "migration", r.id)
+	if err := supervisor.Remember(r.cfg.StateDir, r.cfg.RunDir, name); err != nil {
+		r.log.Error("recording the workload", "migration", r.id, "cause", err)
+	}
+	return true
 }
 
 // lost gives up a held copy that died before any verdict.

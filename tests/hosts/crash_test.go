@@ -57,7 +57,7 @@ var absent = map[string][]string{
 	"target:prepare":   {"supervisor", "source-criu", "target-criu"},
 	"target:resumed":   {"target-criu"},
 	"target:finish":    {"target-criu"},
-	"target:done":      {"source-criu", "target-criu"},
+	"target:done":      {"source", "source-criu", "target-criu"},
 }
 
 func pkill(h *testhost.Host, signal, pattern string) bool {
