@@ -10,6 +10,7 @@ import (
 
 	"migrate"
 	"migrate/internal/atomicfile"
+	"migrate/internal/failpoint"
 )
 
 // Entry is a record that this process decides about. It is safe for concurrent
@@ -18,9 +19,8 @@ type Entry struct {
 	path string
 	lock *lock
 
-	mu        sync.Mutex
-	rec       Record
-	unflushed error
+	mu  sync.Mutex
+	rec Record
 }
 
 // errClosed is the error of a write to a closed entry: somebody else may hold
@@ -36,10 +36,23 @@ var errClosed = errors.New("journal entry is closed")
 // to ID, Side and Phase is ignored.
 //
 // An error of the last flush, that of the directory, does not undo the step,
-// for the peer may have seen it. It is kept for [Entry.Unflushed]. Only a power
-// cut could now take the record back, and that would also end the copy in this
-// host's memory, so nothing runs twice for it.
+// for the peer may have seen it. Only a power cut could now take the record
+// back, and that would also end the copy in this host's memory, so nothing runs
+// twice for it.
+//
+// A crash test can stop the process before and after: at the points
+// SIDE:before-PHASE and SIDE:PHASE of package failpoint.
 func (e *Entry) Step(phase migrate.Phase, mutate func(*Record)) error {
+	point := string(e.Record().Side) + ":"
+	failpoint.Reach(point + "before-" + phase.String())
+	if err := e.step(phase, mutate); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	failpoint.Reach(point + phase.String())
+	return nil
+}
+
+func (e *Entry) step(phase migrate.Phase, mutate func(*Record)) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !legal(e.rec.Side, e.rec.Phase, phase) {
@@ -60,14 +73,6 @@ func (e *Entry) Record() Record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.rec
-}
-
-// Unflushed returns why a record that was written may not survive a power
-// cut, or nil. The next write that succeeds clears it.
-func (e *Entry) Unflushed() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.unflushed
 }
 
 // Close gives up the lock: unless the record is over, others may now recover
@@ -125,7 +130,7 @@ func (e *Entry) write(rec Record) error {
 	if err != nil && !errors.Is(err, atomicfile.ErrNotFlushed) {
 		return &WriteError{err}
 	}
-	e.rec, e.unflushed = rec, err
+	e.rec = rec
 	return nil
 }
 

@@ -36,7 +36,7 @@ func (v *move) passCommitPoint(ctx context.Context) error {
 		return err
 	}
 	v.enter(migrate.Commit)
-	if err := v.step(migrate.Commit, nil); err != nil {
+	if err := v.entry.Step(migrate.Commit, nil); err != nil {
 		return err
 	}
 	v.committed = true
@@ -112,7 +112,7 @@ func (v *move) settle(ctx context.Context, err error) error {
 			}
 		}
 		v.finishing = true
-		if err := v.step(migrate.Finish, nil); err != nil {
+		if err := v.entry.Step(migrate.Finish, nil); err != nil {
 			return err
 		}
 		// Before CRIU goes on: it would wait for ever for tasks that a v1 freezer

@@ -134,7 +134,7 @@ func (d *dump) stop() {
 // frozen time begins before the first task stops.
 func (d *dump) freeze(ctx context.Context) error {
 	d.enter(migrate.Freeze)
-	if err := d.step(migrate.Freeze, nil); err != nil {
+	if err := d.entry.Step(migrate.Freeze, nil); err != nil {
 		return err
 	}
 	d.frozenAt, d.frozenSince = clock.Now(), time.Now()
@@ -144,7 +144,7 @@ func (d *dump) freeze(ctx context.Context) error {
 	}
 	failpoint.Reach("source:frozen")
 	d.enter(migrate.StopAndCopy)
-	d.beside.Go(func() error { return d.step(migrate.StopAndCopy, nil) })
+	d.beside.Go(func() error { return d.entry.Step(migrate.StopAndCopy, nil) })
 	d.beside.Go(func() (err error) {
 		d.frozen, _, err = workload.Inspect(ctx, d.root)
 		return err
@@ -192,7 +192,7 @@ func (d *dump) ship(ctx context.Context) error {
 	r.Final = true
 	d.addRound(d.timed(r, d.frozenSince, d.wire))
 	d.enter(migrate.Restore)
-	if err := d.step(migrate.Restore, nil); err != nil {
+	if err := d.entry.Step(migrate.Restore, nil); err != nil {
 		return err
 	}
 	d.merge(d.frozen)

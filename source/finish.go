@@ -92,7 +92,7 @@ func (v *move) rollBack(cause error) error {
 	defer cancel()
 	err := v.letGo(ctx)
 	if err == nil {
-		err = v.step(migrate.RolledBack, nil)
+		err = v.entry.Step(migrate.RolledBack, nil)
 	}
 	v.tellAbort(ctx, cause)
 	return err

@@ -149,7 +149,7 @@ func (v *move) openJournal() error {
 	if err != nil {
 		return err
 	}
-	return v.step(migrate.Preflight, nil)
+	return v.entry.Step(migrate.Preflight, nil)
 }
 
 // busy is an unfinished earlier move of the same tree.
@@ -176,7 +176,7 @@ func (v *move) record(err error) {
 	}
 	var jerr error
 	if v.report.Status == migrate.StatusCompleted && err == nil {
-		jerr = v.step(migrate.Done, change)
+		jerr = v.entry.Step(migrate.Done, change)
 	} else {
 		jerr = v.entry.Update(change)
 	}

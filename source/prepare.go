@@ -11,7 +11,6 @@ import (
 
 	"migrate"
 	"migrate/clock"
-	"migrate/internal/failpoint"
 	"migrate/journal"
 	"migrate/transport"
 	"migrate/workload/cgroup"
@@ -22,7 +21,7 @@ import (
 // comparison.
 func (v *move) prepare(ctx context.Context) error {
 	v.enter(migrate.Prepare)
-	if err := v.step(migrate.Prepare, nil); err != nil {
+	if err := v.entry.Step(migrate.Prepare, nil); err != nil {
 		return err
 	}
 	if err := v.session.Send(ctx, transport.Prepare{ID: v.id}); err != nil {
@@ -38,16 +37,6 @@ func (v *move) prepare(ctx context.Context) error {
 	if err := v.ownCgroup(ctx); err != nil {
 		return fmt.Errorf("cgroup for the freeze: %w", err)
 	}
-	return nil
-}
-
-// step journals a phase, then gives a crash test its chance.
-func (v *move) step(p migrate.Phase, change func(*journal.Record)) error {
-	failpoint.Reach("source:before-" + p.String())
-	if err := v.entry.Step(p, change); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	failpoint.Reach("source:" + p.String())
 	return nil
 }
 

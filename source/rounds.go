@@ -18,7 +18,7 @@ func (v *move) preCopy(ctx context.Context) error {
 		return nil
 	}
 	v.enter(migrate.PreCopy)
-	if err := v.step(migrate.PreCopy, nil); err != nil {
+	if err := v.entry.Step(migrate.PreCopy, nil); err != nil {
 		return err
 	}
 	v.table = predump.NewTable()

@@ -146,7 +146,7 @@ func (r *receiver) carryOut(ctx context.Context, s *transport.Session, v verdict
 		r.answer(v, nil)
 		return err
 	}
-	if err := r.step(migrate.Commit, nil); err != nil {
+	if err := r.entry.Step(migrate.Commit, nil); err != nil {
 		return err
 	}
 	return r.resume(ctx, s, v)
@@ -163,7 +163,7 @@ func (r *receiver) resume(ctx context.Context, s *transport.Session, v verdict) 
 		return r.lostBecause(ctx, s, v, err)
 	}
 	failpoint.Reach("target:resumed")
-	if err := r.step(migrate.Finish, func(j *journal.Record) { j.RootPID = running.PID }); err != nil {
+	if err := r.entry.Step(migrate.Finish, func(j *journal.Record) { j.RootPID = running.PID }); err != nil {
 		return err
 	}
 	if s != nil {
@@ -206,7 +206,7 @@ func (r *receiver) cleanUp() error {
 	if err := r.dropStore(); err != nil {
 		return err
 	}
-	return r.step(migrate.Done, func(j *journal.Record) { j.Status = migrate.StatusCompleted })
+	return r.entry.Step(migrate.Done, func(j *journal.Record) { j.Status = migrate.StatusCompleted })
 }
 
 func (r *receiver) dropStore() error {
@@ -279,7 +279,7 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 	if err := r.dropStore(); err != nil {
 		return err
 	}
-	return r.step(migrate.RolledBack, func(j *journal.Record) {
+	return r.entry.Step(migrate.RolledBack, func(j *journal.Record) {
 		f, _ := migrate.FailureOf(cause)
 		j.Status, j.Reason = statusOf(cause), &f
 	})

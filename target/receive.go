@@ -201,7 +201,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 	r.mu.Lock()
 	r.Agent.reserved += r.reserved
 	r.mu.Unlock()
-	if err := r.step(migrate.Prepare, nil); err != nil {
+	if err := r.entry.Step(migrate.Prepare, nil); err != nil {
 		return err
 	}
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
@@ -255,16 +255,6 @@ func (r *receiver) begin(s *transport.Session) error {
 	return err
 }
 
-// step journals a phase, then gives a crash test its chance.
-func (r *receiver) step(p migrate.Phase, change func(*journal.Record)) error {
-	failpoint.Reach("target:before-" + p.String())
-	if err := r.entry.Step(p, change); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	failpoint.Reach("target:" + p.String())
-	return nil
-}
-
 // restore has the supervisor restore and hold, and votes yes.
 func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake, m transport.Restore) error {
 	ctx, cancel := context.WithTimeout(ctx, r.offer.Options.FreezeTimeout)
@@ -275,7 +265,7 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	if err := r.store.Finish(); err != nil {
 		return err
 	}
-	if err := r.step(migrate.Restore, nil); err != nil {
+	if err := r.entry.Step(migrate.Restore, nil); err != nil {
 		return err
 	}
 	held, err := r.super.Restore(ctx, supervisor.RestoreSpec{
@@ -287,7 +277,7 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 		return err
 	}
 	r.clock = held.Clock
-	if err := r.step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
+	if err := r.entry.Step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
 		return err
 	}
 	if err := s.Send(ctx, transport.Held{Clock: r.clock}); err != nil {

@@ -73,7 +73,7 @@ func (r *receiver) resumeAgain(ctx context.Context) error {
 		return r.resume(context.WithoutCancel(ctx), nil, verdict{})
 	}
 	if r.ranAfterAll(ctx) {
-		if err := r.step(migrate.Finish, nil); err != nil {
+		if err := r.entry.Step(migrate.Finish, nil); err != nil {
 			return err
 		}
 		return r.cleanUp()
