@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,7 +67,7 @@ func receive(ctx context.Context, s *transport.Session, cancel context.CancelCau
 			m, err := s.Receive(ctx)
 			if err != nil {
 				in.err = err
-				if err != io.EOF { // else the last word is in the channel, and may be the answer that is waited for
+				if !errors.Is(err, io.EOF) { // else the last word is in the channel, and may be the answer that is waited for
 					cancel(fmt.Errorf("connection to the target: %w", err))
 				}
 				return

@@ -91,7 +91,7 @@ func (s *sourceSide) check(ctx context.Context, req source.Request) (*migrate.Re
 	return r, nil
 }
 
-// maxReports bounds the answer to a peer; a message is at most 16 MiB.
+// maxReports bounds the answer to a peer; see transport.MaxControl.
 const maxReports = 100
 
 // Reports returns the migrations of this host, newest first.

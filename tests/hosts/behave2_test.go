@@ -154,7 +154,7 @@ func testCancelPhases(t *testing.T, h trio) {
 func cancelTooLate(t *testing.T, h trio, l load, m *running) {
 	t.Helper()
 	id := records(h.a)
-	cancel := begin(t, h.a, "migrate", "cancel", string(id[len(id)-1].ID))
+	cancel := begin(t, h.a, "migrate", "cancel", id[len(id)-1].ID)
 	time.Sleep(200 * time.Millisecond) // for it to have asked
 	pkill(h.a, "INT", "migrate move")
 	pkill(h.a, "CONT", "migrate move")
