@@ -95,9 +95,11 @@ func (v *move) awaitRunning(ctx context.Context) error {
 // resumed computes the downtime across the two hosts' clocks.
 func (v *move) resumed(m transport.Running) {
 	v.report.Clock = m.Clock
+	if m.ResumedAt.Monotonic == 0 {
+		return // it runs, but who let it go died before it could say when
+	}
 	here := m.ResumedAt.Monotonic - v.diff.Monotonic.Offset
 	v.report.Downtime = migrate.Millis(here - v.frozenAt.Monotonic)
-	v.report.Clock.Outage = v.report.Downtime
 }
 
 // settle journals the outcome of the commit.
@@ -105,24 +107,36 @@ func (v *move) settle(ctx context.Context, err error) error {
 	var refused *refusal
 	switch {
 	case err == nil:
-		v.enter(migrate.Finish)
-		if v.super != nil {
-			if err := v.super.MovedAway(ctx, v.session.Peer(), v.id); err != nil {
-				v.log.Warn("tell the supervisor", "cause", err)
-			}
-		}
-		v.finishing = true
-		if err := v.entry.Step(migrate.Finish, nil); err != nil {
-			return err
-		}
-		// Before CRIU goes on: it would wait for ever for tasks that a v1 freezer
-		// does not let die.
-		return v.group.Kill(ctx)
+		return v.handOver(ctx)
 	case errors.As(err, &refused):
 		return err
 	}
 	v.inDoubt = true
 	return fmt.Errorf("%w: %w", errInDoubt, err)
+}
+
+// handOver kills the frozen copy, which the target has in its place. A downtime
+// that nobody could tell is at most the time until now.
+func (v *move) handOver(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	v.enter(migrate.Finish)
+	v.finishing = true
+	if v.report.Downtime <= 0 {
+		v.report.Downtime = migrate.Millis(time.Since(v.frozenSince))
+	}
+	v.report.Clock.Outage = v.report.Downtime
+	if v.super != nil {
+		if err := v.super.MovedAway(ctx, v.session.Peer(), v.id); err != nil {
+			v.log.Warn("tell the supervisor", "cause", err)
+		}
+	}
+	if err := v.entry.Step(migrate.Finish, nil); err != nil {
+		return err
+	}
+	// Before CRIU goes on: it would wait for ever for tasks that a v1 freezer
+	// does not let die.
+	return v.group.Kill(ctx)
 }
 
 // askEvery is the pace of questions to a silent target.

@@ -96,6 +96,7 @@ func (a *Agent) Serve(ctx context.Context, listening func(address string)) error
 	ctx, stop := a.untilStopped(ctx)
 	defer stop()
 	a.Recover(ctx)
+	a.work.Go(func() { a.keepRecovering(ctx) })
 	listening(l.Addr().String())
 	for {
 		s, err := l.Accept(ctx)
@@ -193,9 +194,6 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 	case transport.Ask:
 		return a.answerAsk(ctx, s, m)
 	case transport.Verdict:
-		if !mover {
-			return &forbidden{s.Peer(), "--allow"}
-		}
 		return a.takeVerdict(ctx, s, m)
 	case transport.Drive:
 		if !allowed(a.cfg.AllowOperator, s.Peer()) {
@@ -238,8 +236,16 @@ func (a *Agent) answerAsk(ctx context.Context, s *transport.Session, m transport
 	return s.Send(ctx, inquiry.State(id, migrate.Target, peer))
 }
 
-// takeVerdict hands a verdict to the migration that waits for it.
+// takeVerdict hands a verdict to the migration that waits for it. Only the
+// host that it came from may decide it.
 func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m transport.Verdict) error {
+	rec, err := a.journal.Get(m.ID, migrate.Target)
+	if err != nil {
+		return err
+	}
+	if rec.PeerName != s.Peer() {
+		return fmt.Errorf("migration %s came from %s: host %s has no say in it", m.ID, rec.PeerName, s.Peer())
+	}
 	a.mu.Lock()
 	r := a.live[m.ID]
 	a.mu.Unlock()
@@ -261,8 +267,10 @@ func (a *Agent) takeVerdict(ctx context.Context, s *transport.Session, m transpo
 // the operator how it goes. The operator's Cancel, or hanging up, cancels.
 func (a *Agent) drive(ctx context.Context, s *transport.Session, m transport.Drive) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var listening sync.WaitGroup
+	defer listening.Wait()
 	defer cancel()
-	a.work.Go(func() {
+	listening.Go(func() {
 		_, _ = s.Receive(ctx) // a Cancel, or the end of the session
 		cancel()
 	})

@@ -219,6 +219,8 @@ func (r *receiver) dropStore() error {
 // ranAfterAll tells, when the supervisor died while it let the tree go,
 // whether the tree runs without it.
 func (r *receiver) ranAfterAll(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
 	name := r.entry.Record().Name
 	if !supervisor.Ran(ctx, r.cfg.StateDir, r.cfg.RunDir, name) {
 		return false

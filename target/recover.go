@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"migrate"
 	"migrate/journal"
@@ -25,6 +26,21 @@ func (a *Agent) Recover(ctx context.Context) {
 		}
 		if err := a.recoverOne(ctx, rec.ID); err != nil && !errors.Is(err, journal.ErrBusy) {
 			a.log.Error("recover", "migration", rec.ID, "cause", err)
+		}
+	}
+}
+
+// recoverEvery is the pace at which an agent looks for migrations that it gave
+// up before it could put everything right: a disk that was full may have room.
+const recoverEvery = 10 * time.Second
+
+func (a *Agent) keepRecovering(ctx context.Context) {
+	for {
+		select {
+		case <-time.After(recoverEvery):
+			a.Recover(ctx)
+		case <-ctx.Done():
+			return
 		}
 	}
 }
