@@ -18,6 +18,7 @@ const (
 	cpuinfoMagic   = 0x61404013
 	inventoryMagic = 0x58313116
 	filesMagic     = 0x56303138
+	pipesMagic     = 0x56453709
 )
 
 // errShort means that an image ends in the middle of something.

@@ -19,13 +19,15 @@ import (
 )
 
 // attempt is one CRIU child, and the pipes and terminals that were made for
-// what it is to restore. Each try has its own: CRIU fills the pipes.
+// what it is to restore. Each try has its own: they are filled with what was in
+// them.
 type attempt struct {
 	child  *criu.Child
 	stdio  *stdio
-	keys   []string // what each file given to CRIU stands for
-	job    bool     // standard input of CRIU is the terminal of a shell job
-	timens bool     // a restore on this host makes a time namespace
+	keys   []string            // what each file given to CRIU stands for
+	inputs map[uint64]*os.File // our ends of the pipes it reads from, by the inode they had
+	job    bool                // standard input of CRIU is the terminal of a shell job
+	timens bool                // a restore on this host makes a time namespace
 
 	ctx    context.Context // ends to call the restore off
 	cancel context.CancelCauseFunc
@@ -82,6 +84,7 @@ func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.G
 	a := &attempt{
 		stdio:   newStdio(workload.RecordDir(s.cfg.stateDir, s.cfg.name), w.LogLimit, s.log),
 		timens:  clock.Supported(),
+		inputs:  map[uint64]*os.File{},
 		verdict: make(chan verdict, 1), criuDied: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
@@ -110,7 +113,7 @@ func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, stdin *os.Fi
 		if p.Write {
 			f, err = a.stdio.pipeOut(p.Stream)
 		} else {
-			f, err = a.stdio.pipeIn()
+			f, err = a.pipeIn(p.Inode)
 		}
 		if err != nil {
 			return files, nil, err
@@ -133,6 +136,56 @@ func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, stdin *os.Fi
 	}
 	a.keys, a.job = keys(w), stdin != nil
 	return files, stdin, nil
+}
+
+func (a *attempt) pipeIn(inode uint64) (*os.File, error) {
+	r, w, err := a.stdio.pipeIn()
+	if err == nil {
+		a.inputs[inode] = w
+	}
+	return r, err
+}
+
+// fillPipes puts back what the tree had not read yet of pipes whose other end
+// it does not have.
+func (a *attempt) fillPipes(w migrate.Workload, images string) error {
+	var inodes []uint64
+	for _, p := range w.Pipes {
+		if !p.Write {
+			inodes = append(inodes, p.Inode)
+		}
+	}
+	pipes, err := criu.ReadPipes(images, inodes...)
+	if err != nil {
+		return err
+	}
+	for inode, c := range pipes {
+		if err := fill(a.inputs[inode], c); err != nil {
+			return fmt.Errorf("putting back what is in a pipe: %w", err)
+		}
+	}
+	return nil
+}
+
+// fill does not wait: what was in a pipe has room in one of the same size.
+func fill(pipe *os.File, c criu.PipeContent) error {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if c.Size > 0 {
+		cerr := raw.Control(func(fd uintptr) { _, err = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, c.Size) })
+		if err := errors.Join(err, cerr); err != nil {
+			return err
+		}
+	}
+	if err := pipe.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if _, err := pipe.Write(c.Data); err != nil {
+		return err
+	}
+	return pipe.SetWriteDeadline(time.Time{})
 }
 
 func (a *attempt) isTerminal(f *os.File) bool {

@@ -123,6 +123,11 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err != nil {
 		return fmt.Errorf("starting the restore: %w", err)
 	}
+	if err := a.fillPipes(spec.Workload, spec.ImagesDir); err != nil {
+		s.setAttempt(nil)
+		a.stdio.close()
+		return errors.Join(err, s.endCRIU(a))
+	}
 	s.update(func(st *Status) {
 		st.State, st.Migration, st.Failure, st.Held = Restoring, spec.Migration, nil, nil
 	})

@@ -147,7 +147,7 @@ func guestFiles(spec RunSpec, s *stdio) ([]*os.File, error) {
 	var in *os.File
 	var err error
 	if spec.Stdin {
-		in, err = s.pipeIn()
+		in, _, err = s.pipeIn()
 	} else {
 		in, err = os.Open(os.DevNull)
 	}

@@ -58,14 +58,15 @@ func (s *stdio) pipeOut(stream string) (*os.File, error) {
 	return w, nil
 }
 
-// pipeIn makes a pipe that the workload reads from, and returns its end.
-func (s *stdio) pipeIn() (*os.File, error) {
-	r, w, err := newPipe(1)
+// pipeIn makes a pipe that the workload reads from, and returns both ends. The
+// stdio goes on to own the one to write to.
+func (s *stdio) pipeIn() (r, w *os.File, err error) {
+	r, w, err = newPipe(1)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.inputs = append(s.inputs, w)
-	return r, nil
+	return r, w, nil
 }
 
 // newPipe returns a pipe whose end number ours is non-blocking, so that closing it

@@ -3,6 +3,7 @@ package hosts
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -93,6 +94,7 @@ func TestBehaviour(t *testing.T) {
 	t.Parallel()
 	runCases(t, []behaviour{
 		{"pipes of a process", testPipes},
+		{"input that is not read yet", testUnreadInput},
 		{"terminal", testTerminal},
 		{"shell job", testShellJob},
 		{"sessions and groups", testSessions},
@@ -208,6 +210,38 @@ func testPipes(t *testing.T, h trio) {
 	h.b.Run(t, "migrate", "stop", name)
 }
 
+// testUnreadInput moves a process twice that has not read its input yet, which
+// is longer than a pipe of the usual size.
+func testUnreadInput(t *testing.T, h trio) {
+	dir := t.TempDir()
+	const feed = `exec python3 -c 'import fcntl,os,sys,time
+fcntl.fcntl(1, 1031, 1 << 20)
+os.write(1, b"0123456789" * 20000)
+time.sleep(1234)'`
+	const read = `echo $$ >pid; while ! [ -e go ]; do sleep 0.02; done; head -c 200000 | md5sum; exec sleep 1234`
+	script := fmt.Sprintf(`cd %s; (%s) | sh -c '%s' 2>&1 | cat >out`, dir, feed, read)
+	if _, err := h.a.Start(t.Context(), "sh", "-c", script); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	if _, err := fmt.Sscan(awaitFile(t, filepath.Join(dir, "pid")), &pid); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // for the input to be written
+	ref, name := fmt.Sprintf("process:%d", pid), fmt.Sprintf("process-%d", pid)
+	move(t, h.a, ref, h.b)
+	move(t, h.b, ref, h.c)
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%x", md5.Sum(bytes.Repeat([]byte("0123456789"), 20000)))
+	await(t, "the input is read", func() bool { return h.c.Run(t, "migrate", "logs", name) != "" })
+	if out := h.c.Run(t, "migrate", "logs", name); !strings.HasPrefix(out, want) {
+		t.Errorf("the sum of what it read is %q, want %s", out, want)
+	}
+	h.c.Run(t, "migrate", "stop", "--timeout", "0s", name)
+}
+
 // testCapsuleLogs does the same with a capsule, and follows its log.
 func testCapsuleLogs(t *testing.T, h trio) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
@@ -241,7 +275,7 @@ func testCapsuleLogs(t *testing.T, h trio) {
 // shown.
 func typed(t *testing.T, h *testhost.Host, name, line string) string {
 	t.Helper()
-	return h.Run(t, "sh", "-c", fmt.Sprintf("(sleep 0.2; echo %s; sleep 0.5) | timeout -s INT 2 migrate attach %s || true", line, name))
+	return h.Run(t, "sh", "-c", fmt.Sprintf("(sleep 0.2; echo %s; sleep 0.5) | timeout -s INT 1.3 migrate attach %s || true", line, name))
 }
 
 // testTerminal moves a process on a terminal whose other end stays behind.
