@@ -99,7 +99,7 @@ func cpuRequest(kind rpc.CriuReqType, d directories) *rpc.CriuReq {
 	return &rpc.CriuReq{Type: kind.Enum(), Opts: &rpc.CriuOpts{
 		ImagesDirFd: proto.Int32(int32(d.images)),
 		WorkDirFd:   proto.Int32(int32(d.work)),
-		LogLevel:    proto.Int32(DefaultLogLevel),
+		LogLevel:    proto.Int32(logLevel),
 		LogFile:     proto.String(cpuinfoLog),
 	}}
 }

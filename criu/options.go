@@ -6,17 +6,11 @@ import (
 	"migrate"
 )
 
-// DefaultLogLevel is CRIU's debug level. At lower levels its log does not say
-// what failed, and on tmpfs it costs nothing that can be measured.
-const DefaultLogLevel = 4
-
 // DumpOptions are the settings of one dump.
 type DumpOptions struct {
 	PID       int    // root of the tree, in CRIU's PID namespace
 	ImagesDir string // existing directory for the images
-	WorkDir   string // existing directory for log and statistics; default ImagesDir
-	LogFile   string // file name without directory; default "dump.log"
-	LogLevel  int    // default [DefaultLogLevel]
+	WorkDir   string // existing directory for dump.log and statistics; default ImagesDir
 
 	ManageCgroupsMode migrate.CgroupMode // default "ignore"; always sent
 	// FreezeCgroup is the cgroup (v2, or v1 freezer) that holds the tree and
@@ -45,9 +39,7 @@ type DumpOptions struct {
 // RestoreOptions are the settings of one restore.
 type RestoreOptions struct {
 	ImagesDir string // directory with the images
-	WorkDir   string // existing directory for log and statistics; default ImagesDir
-	LogFile   string // file name without directory; default "restore.log"
-	LogLevel  int    // default [DefaultLogLevel]
+	WorkDir   string // existing directory for restore.log and statistics; default ImagesDir
 
 	ManageCgroupsMode migrate.CgroupMode // default "ignore": tasks stay in the child's own cgroup ([ChildOptions].Cgroups)
 	CgroupRoot        string             // for the other modes: path below which CRIU rebuilds the cgroups

@@ -26,14 +26,13 @@ type directories struct{ images, work int }
 
 // dumpRequest builds the message for a dump. It does no I/O.
 func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
-	cg, err := cgroupMode(o.ManageCgroupsMode)
-	if err != nil {
-		return nil, err
-	}
 	if o.PID <= 0 {
 		return nil, fmt.Errorf("dump of pid %d: not a process", o.PID)
 	}
-	opts := common(d, o.LogLevel, cmp.Or(o.LogFile, "dump.log"), cg)
+	opts, err := common(d, "dump.log", o.ManageCgroupsMode)
+	if err != nil {
+		return nil, err
+	}
 	opts.Pid = proto.Int32(int32(o.PID))
 	opts.TcpEstablished = set(o.TCPEstablished)
 	opts.TcpClose = set(o.TCPClose)
@@ -62,11 +61,10 @@ func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
 
 // restoreRequest builds the message for a restore. It does no I/O.
 func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
-	cg, err := cgroupMode(o.ManageCgroupsMode)
+	opts, err := common(d, "restore.log", o.ManageCgroupsMode)
 	if err != nil {
 		return nil, err
 	}
-	opts := common(d, o.LogLevel, cmp.Or(o.LogFile, "restore.log"), cg)
 	opts.TcpEstablished = set(o.TCPEstablished)
 	opts.TcpClose = set(o.TCPClose)
 	opts.ShellJob = set(o.ShellJob)
@@ -92,18 +90,26 @@ func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
 	return &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: opts}, nil
 }
 
+// logLevel is CRIU's debug level. At lower levels its log does not say what
+// failed, and on tmpfs it costs nothing that can be measured.
+const logLevel = 4
+
 // common holds what dump and restore share. The cgroup mode is a pointer on
 // purpose: "ignore" is 0, and must be on the wire to override manage_cgroups.
-func common(d directories, level int, log string, cg rpc.CriuCgMode) *rpc.CriuOpts {
+func common(d directories, log string, mode migrate.CgroupMode) (*rpc.CriuOpts, error) {
+	cg, err := cgroupMode(mode)
+	if err != nil {
+		return nil, err
+	}
 	return &rpc.CriuOpts{
 		ImagesDirFd:       proto.Int32(int32(d.images)),
 		WorkDirFd:         proto.Int32(int32(d.work)),
-		LogLevel:          proto.Int32(int32(cmp.Or(level, DefaultLogLevel))),
+		LogLevel:          proto.Int32(logLevel),
 		LogFile:           proto.String(log),
 		NotifyScripts:     proto.Bool(true),
 		ManageCgroups:     proto.Bool(cg != rpc.CriuCgMode_IGNORE),
 		ManageCgroupsMode: cg.Enum(),
-	}
+	}, nil
 }
 
 func lockNetwork(opts *rpc.CriuOpts, nftables bool) {

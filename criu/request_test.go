@@ -63,13 +63,13 @@ func TestCgroupModeOnTheWire(t *testing.T) {
 
 func TestDumpRequest(t *testing.T) {
 	o := DumpOptions{
-		PID: 7, LogFile: "x.log", LogLevel: 2, ManageCgroupsMode: "soft", FreezeCgroup: "/sys/fs/cgroup/a",
+		PID: 7, ManageCgroupsMode: "soft", FreezeCgroup: "/sys/fs/cgroup/a",
 		TCPEstablished: true, TCPClose: true, ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9,
 		ExtUnixSockets: true, External: []string{"tty[1:2]"}, LeaveRunning: true, OrphanPTSMaster: true,
 		NetworkLockNFTables: true, Timeout: 1500 * time.Millisecond, PageSocket: new(2),
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: &rpc.CriuOpts{
-		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(2), LogFile: proto.String("x.log"),
+		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("dump.log"),
 		NotifyScripts: proto.Bool(true), ManageCgroups: proto.Bool(true), ManageCgroupsMode: rpc.CriuCgMode_SOFT.Enum(),
 		Pid: proto.Int32(7), TcpEstablished: proto.Bool(true), TcpClose: proto.Bool(true), ShellJob: proto.Bool(true),
 		FileLocks: proto.Bool(true), LinkRemap: proto.Bool(true), ExtUnixSk: proto.Bool(true), LeaveRunning: proto.Bool(true),
@@ -88,12 +88,12 @@ func TestDumpRequest(t *testing.T) {
 
 func TestRestoreRequest(t *testing.T) {
 	o := RestoreOptions{
-		LogFile: "x.log", LogLevel: 2, ManageCgroupsMode: "full", CgroupRoot: "/a", TCPEstablished: true, TCPClose: true,
+		ManageCgroupsMode: "full", CgroupRoot: "/a", TCPEstablished: true, TCPClose: true,
 		ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9, ExtUnixSockets: true, External: []string{"tty[1:2]"},
 		InheritFDs: []InheritFD{{"pipe:[5]", 0}, {"tty[1:2]", 3}}, OrphanPTSMaster: true, Root: "/r", NetworkLockNFTables: true, Sibling: true,
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: &rpc.CriuOpts{
-		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(2), LogFile: proto.String("x.log"),
+		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("restore.log"),
 		NotifyScripts: proto.Bool(true), ManageCgroups: proto.Bool(true), ManageCgroupsMode: rpc.CriuCgMode_FULL.Enum(),
 		CgRoot: []*rpc.CgroupRoot{{Path: proto.String("/a")}}, TcpEstablished: proto.Bool(true), TcpClose: proto.Bool(true),
 		ShellJob: proto.Bool(true), FileLocks: proto.Bool(true), LinkRemap: proto.Bool(true), GhostLimit: proto.Uint32(9),

@@ -110,7 +110,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 
 func (d *dump) dumpOptions() criu.DumpOptions {
 	return criu.DumpOptions{
-		PID: d.root, ImagesDir: d.images, LogFile: "dump.log",
+		PID: d.root, ImagesDir: d.images,
 		ManageCgroupsMode: d.opts.ManageCgroupsMode, FreezeCgroup: d.group.Path(),
 		ShellJob: d.facts.ShellJob, FileLocks: d.opts.FileLocks, LinkRemap: true,
 		GhostLimit: d.opts.GhostLimit, TCPClose: d.opts.TCP == migrate.TCPClose,
