@@ -126,16 +126,6 @@ func (o *outgoing) End(ctx context.Context) (StreamDigest, error) {
 	return o.digest(), nil
 }
 
-// Abandon gives the stream up without an end frame: the reader gets an error.
-// After End it does nothing.
-func (o *outgoing) Abandon() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err == nil {
-		_ = o.fail(ErrClosed) // kept for later calls
-	}
-}
-
 // incoming is the receiving half of a page or file stream.
 type incoming struct {
 	s *Session

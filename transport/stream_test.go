@@ -318,6 +318,8 @@ func TestHostileStreams(t *testing.T) {
 	}
 }
 
+// TestAbandonedStream gives a stream up without an end frame: the reader learns
+// of it.
 func TestAbandonedStream(t *testing.T) {
 	d, a := pair(t, nil)
 	ctx := within(t, 5*time.Second)
@@ -329,13 +331,17 @@ func TestAbandonedStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Abandon()
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := w.WriteEncoded(gone, must(EncodeBatch(nil, mixedBatch(), CodecNone))); !errors.Is(err, context.Canceled) {
+		t.Errorf("WriteEncoded = %v, want %v", err, context.Canceled)
+	}
 	var b Batch
 	if err := s.(*PageReader).Next(ctx, &b); !errors.Is(err, ErrCancelled) {
 		t.Errorf("Next = %v, want %v", err, ErrCancelled)
 	}
-	if _, err := w.End(ctx); !errors.Is(err, ErrClosed) {
-		t.Errorf("End = %v, want %v", err, ErrClosed)
+	if _, err := w.End(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("End = %v, want %v", err, context.Canceled)
 	}
 }
 
