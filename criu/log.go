@@ -40,7 +40,10 @@ func splitLines(b []byte) []string {
 func newError(op string, errno syscall.Errno, log []string, fallback string) *Error {
 	cause, advice := Explain(log)
 	if cause == "" {
-		cause = fallback
+		cause = strings.TrimSpace(fallback)
+		if m := logLine.FindStringSubmatch(cause); m != nil {
+			cause = m[2]
+		}
 	}
 	if n := len(log) - LogLines; n > 0 {
 		log = log[n:]

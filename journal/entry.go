@@ -115,8 +115,9 @@ func (e *WriteError) Unwrap() error { return e.Err }
 
 // Failure returns the error in the three lines that a report holds.
 func (e *WriteError) Failure() migrate.Failure {
+	host, _ := os.Hostname() // without one, the cause still names the file
 	return migrate.Failure{
-		What: "the journal cannot be written, without which nothing is moved", Cause: e.Err.Error(),
+		What: "the journal of " + host + " cannot be written, without which nothing is moved", Cause: e.Err.Error(),
 		Advice: "make room on, or mend, the disk that has it: see --state-dir",
 	}
 }

@@ -3,9 +3,12 @@ package source
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"migrate"
+	"migrate/internal/hostinfo"
 	"migrate/transport"
+	"migrate/workload"
 )
 
 // ErrCancelled is the cause to cancel a move's context with on an operator's wish.
@@ -52,4 +55,32 @@ func statusOf(err error) migrate.Status {
 		return migrate.StatusCancelled
 	}
 	return migrate.StatusFailed
+}
+
+// explained is a failure whose reason is not in its own words.
+type explained struct {
+	error
+	what, advice string
+}
+
+func (e *explained) Unwrap() error { return e.error }
+
+func (e *explained) Failure() migrate.Failure {
+	f, _ := migrate.FailureOf(e.error)
+	return migrate.Failure{What: e.what, Cause: strings.TrimSuffix(f.What+": "+f.Cause, ": "), Advice: e.advice}
+}
+
+// explain finds what CRIU cannot tell: that the workload has ended meanwhile,
+// or that there was no room for the images, and so none for CRIU's log.
+func (v *move) explain(err error) error {
+	if v.entry == nil {
+		return err
+	}
+	if root := (workload.Live{PID: v.root, Start: v.entry.Record().RootStart}); !root.Alive() {
+		return &explained{err, v.ref.String() + " has ended during the move", "there is nothing left to move"}
+	}
+	if free, ferr := hostinfo.Free(v.images); ferr == nil && free == 0 {
+		return &explained{err, "no space left on this host for CRIU's images", "free space in --run-dir, which has " + v.images}
+	}
+	return err
 }

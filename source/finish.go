@@ -55,6 +55,7 @@ func (v *move) conclude(err error) *migrate.Report {
 		f := doubt(v.id, v.target, err)
 		r.Error = &f
 	default:
+		err = v.explain(err)
 		err = errors.Join(err, v.rollBack(err))
 		r.Status, r.Owner = statusOf(err), migrate.OwnerSource
 		if r.Status != migrate.StatusBlocked {

@@ -118,24 +118,38 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 	return o, unusable, nil
 }
 
-// local drops what the options allow from this host's own findings.
+// local drops what the options allow from this host's own findings, and adds a
+// move of the same tree that is not over.
 func (v *move) local(findings []migrate.Finding) []migrate.Finding {
-	return slices.DeleteFunc(findings, func(f migrate.Finding) bool {
+	findings = slices.DeleteFunc(findings, func(f migrate.Finding) bool {
 		return f.Code == workload.CodeTCP && v.opts.TCP == migrate.TCPClose
 	})
+	if b := v.rival(); b != nil {
+		f := b.Failure()
+		findings = append(findings, migrate.Finding{Code: "busy", What: f.What, Advice: f.Advice})
+	}
+	return findings
 }
 
-// openJournal begins the record. A workload has at most one move at a time.
-func (v *move) openJournal() error {
+// rival returns another move of the same tree that is not over, or nil.
+func (v *move) rival() *busy {
 	records, err := v.journal.List()
 	if err != nil {
 		v.log.Warn("journal", "cause", err)
 	}
+	root, err := workload.Identify(v.root)
 	for _, r := range records {
-		if r.Side == migrate.Source && r.RootPID == v.root && !r.Phase.Over() {
+		same := r.RootPID == v.root && (r.RootStart == root.Start || err != nil)
+		if r.Side == migrate.Source && same && r.ID != v.id && !r.Phase.Over() {
 			return &busy{r}
 		}
 	}
+	return nil
+}
+
+// openJournal begins the record, and then looks again for another move, which
+// may have begun since: of two, at most one goes on.
+func (v *move) openJournal() error {
 	root, err := workload.Identify(v.root)
 	if err != nil {
 		return err
@@ -148,6 +162,9 @@ func (v *move) openJournal() error {
 	})
 	if err != nil {
 		return err
+	}
+	if b := v.rival(); b != nil {
+		return b
 	}
 	return v.entry.Step(migrate.Preflight, nil)
 }

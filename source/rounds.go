@@ -103,7 +103,7 @@ func (v *move) tasks() []predump.Task {
 	var out []predump.Task
 	tree, err := proc.Descendants(v.root)
 	if err != nil {
-		v.log.Warn("tree", "cause", err)
+		v.log.Info("tree", "cause", err) // it has ended, which the dump finds
 	}
 	for _, p := range tree {
 		if s, err := proc.ReadStatus(p.PID, p.PID); err == nil {

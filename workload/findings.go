@@ -54,7 +54,7 @@ func (f Facts) Blockers() []migrate.Finding {
 		return []migrate.Finding{{Code: CodeHostInit, What: who(root) + " belongs to the system itself", Advice: "choose another process"}}
 	}
 	if root.State == 'Z' {
-		return []migrate.Finding{{Code: CodeEnded, What: who(root) + " has ended and waits for its parent to notice"}}
+		return []migrate.Finding{{Code: CodeEnded, What: who(root) + " has ended and waits for its parent to notice", Advice: "there is nothing left to move"}}
 	}
 	list := slices.Concat(f.treeBlockers(), f.namespaceBlockers())
 	for _, t := range f.Tasks {
