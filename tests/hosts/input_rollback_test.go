@@ -21,19 +21,22 @@ func testRolledBack(t *testing.T, in *inputs) {
 	for _, c := range []struct {
 		name, point string
 		host        *testhost.Host
+		flag        string // for the directory that gets full
 		words       []string
 	}{
-		{"store full in pre-copy", "source:pre-copy", in.b, []string{"no space left in the target's store", "--store"}},
-		{"store full while frozen", "source:frozen", in.b, []string{"no space left in the target's store", "--store"}},
-		{"journal full in pre-copy", "source:before-freeze", in.a, []string{"the journal cannot be written", "no space left", "--state-dir"}},
-		{"journal full while frozen", "source:before-restore", in.a, []string{"the journal cannot be written", "no space left", "--state-dir"}},
+		{"store full in pre-copy", "source:pre-copy", in.b, "--store", []string{"no space left in the target's store", "--store"}},
+		{"store full while frozen", "source:frozen", in.b, "--store", []string{"no space left in the target's store", "--store"}},
+		{"journal full in pre-copy", "source:before-freeze", in.a, "--state-dir", []string{"the journal of A cannot be written", "no space left", "--state-dir"}},
+		{"journal full while frozen", "source:before-restore", in.a, "--state-dir", []string{"the journal of A cannot be written", "no space left", "--state-dir"}},
+		{"images of the source full", "source:frozen", in.a, "--run-dir", []string{"no space left on this host", "--run-dir"}},
+		{"target's journal full", "source:pre-copy", in.b, "--state-dir", []string{"the journal of B cannot be written", "no space left", "--state-dir"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := fmt.Sprintf("/run/full-%d", nextPort.Add(1))
 			tmpfs(t, c.host, dir, "size=160m")
-			target, flags := "B", []string{"--state-dir", dir}
+			target, flags := "B", []string{c.flag, dir}
 			if c.host == in.b {
-				target, flags = extraAgent(t, in.b, nil, "--store", dir), nil
+				target, flags = extraAgent(t, in.b, nil, flags...), nil
 			}
 			a := in.stopAt(t, c.point, in.move(target, flags...), func() { fill(t, c.host, dir) })
 			failed(c.words...).check(t, a)
@@ -41,9 +44,23 @@ func testRolledBack(t *testing.T, in *inputs) {
 			await(t, "nothing is left in the store", func() bool {
 				return in.b.Run(t, "find", "/run", "-path", "/run/*/store/*") == ""
 			})
-			in.afterFull(t, c.host, dir)
+			in.afterFull(t, c.host, c.flag, dir)
 		})
 	}
+	t.Run("moved already", func(t *testing.T) {
+		var second answer
+		first := in.stopAt(t, "source:pre-copy", in.move("B"), func() { second = in.try(t, in.move("B")) })
+		blocked("busy", "is not over", "migrate cancel").check(t, second)
+		if first.code != 0 {
+			t.Fatalf("the first move: exit status %d\n%s", first.code, first.stderr)
+		}
+		move(t, in.b, in.load.ref(), in.a)
+	})
+	t.Run("ended on the way", func(t *testing.T) {
+		l := otherLoad(t, in.a)
+		a := in.stopAt(t, "source:pre-copy", ofPID(l.pid, "B"), func() { end(in.a, "KILL", l.pid) })
+		failed("has ended during the move", "nothing left to move").check(t, a)
+	})
 	t.Run("agent stopped", func(t *testing.T) {
 		target := extraAgent(t, in.b, nil)
 		a := in.stopAt(t, "source:pre-copy", in.move(target), func() {
@@ -57,20 +74,25 @@ func testRolledBack(t *testing.T, in *inputs) {
 	move(t, in.b, in.load.ref(), in.a)
 }
 
-// afterFull demands that nothing but the filler is in the store, or that the
-// journal on a disk that has space again is soon put right.
-func (in *inputs) afterFull(t *testing.T, h *testhost.Host, dir string) {
+// afterFull demands that, once there is space again, nothing is left of the
+// move but journals of moves that are over.
+func (in *inputs) afterFull(t *testing.T, h *testhost.Host, flag, dir string) {
 	t.Helper()
 	h.Run(t, "rm", dir+"/filler")
-	if h == in.a {
-		h.Run(t, "migrate", "--state-dir", dir, "recover")
-		if out := h.Run(t, "migrate", "--state-dir", dir, "status"); strings.Contains(out, in.load.ref()) {
-			t.Errorf("after recover still: %s", out)
+	switch flag {
+	case "--store":
+		await(t, "the store is empty", func() bool { return h.Run(t, "ls", dir) == "" })
+	case "--state-dir":
+		await(t, "recover puts it right", func() bool {
+			h.Run(t, "migrate", "--state-dir", dir, "recover")
+			return !strings.Contains(h.Run(t, "migrate", "--state-dir", dir, "status"), in.load.ref())
+		})
+	case "--run-dir":
+		if left := h.Run(t, "find", dir, "-type", "f"); left != "" {
+			t.Errorf("left: %s", left)
 		}
-		in.load.verify(t, in.a)
-		return
 	}
-	await(t, "the store is empty", func() bool { return h.Run(t, "ls", dir) == "" })
+	in.load.verify(t, in.a)
 }
 
 // stopAt lets a move go on after it has stopped at a failpoint of its own and

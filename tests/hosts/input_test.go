@@ -219,6 +219,17 @@ var refusals = []struct {
 	{"PID gone", func(t *testing.T, in *inputs) wish { return asked("move", "process:9999999", "B") }, blocked("not-found", "no process 9999999")},
 	{"capsule gone", func(t *testing.T, in *inputs) wish { return asked("move", "capsule:none", "B") }, blocked("not-found", "no capsule none")},
 	{"PID 1", func(t *testing.T, in *inputs) wish { return ofPID(1, "B") }, blocked("host-init", "process 1")},
+	{"itself inside", func(t *testing.T, in *inputs) wish {
+		return wish{args: []string{"sh", "-c", "migrate move --json process:$$ B; exit $?"}}
+	}, blocked("caller-inside", "has this command in it")},
+	{"zombie", func(t *testing.T, in *inputs) wish {
+		pid := start(t, in.a, "sh", "-c", "sleep 0.01 & exec sleep 1000")
+		zombie := childOf(t, in.a, pid)
+		await(t, "it ends", func() bool {
+			return strings.Contains(in.a.Run(t, "cat", fmt.Sprintf("/proc/%d/stat", zombie)), ") Z ")
+		})
+		return asked("move", fmt.Sprintf("process:%d", zombie), "B")
+	}, blocked("ended", "has ended")},
 	{"no number", func(t *testing.T, in *inputs) wish { return asked("move", "process:web", "B") }, usage("process:web")},
 	{"no such kind", func(t *testing.T, in *inputs) wish { return asked("move", "vm:web", "B") }, usage("vm:web")},
 	{"no target", func(t *testing.T, in *inputs) wish { return asked("move", in.load.ref()) }, usage("want SRC DST")},
@@ -306,7 +317,7 @@ var refusals = []struct {
 		tmpfs(t, in.a, "/run/full-state", "size=4k")
 		fill(t, in.a, "/run/full-state")
 		return in.move("B", "--state-dir", "/run/full-state")
-	}, failed("the journal cannot be written", "no space left on", "/run/full-state", "--state-dir")},
+	}, failed("the journal of A cannot be written", "no space left on", "/run/full-state", "--state-dir")},
 }
 
 // takePID starts a process that has the given number.
