@@ -84,7 +84,7 @@ func Ran(ctx context.Context, stateDir, runDir, name string) bool {
 		rec, err := workload.Load(stateDir, name)
 		return err == nil && (rec.State == workload.Running || rec.State == workload.Exited)
 	}
-	if awaitEnd(ctx, m.CRIU) != nil {
+	if m.CRIU.AwaitEnd(ctx) != nil {
 		return m.State == markLetGo
 	}
 	return m.State == markLetGo || m.State == markHeld && m.Root.Alive()
@@ -105,18 +105,6 @@ func Remember(stateDir, runDir, name string) error {
 	r.Name, r.State, r.Root = name, workload.Running, m.Root
 	r.Started, r.Arrived = time.Now(), time.Now()
 	return workload.Save(stateDir, r)
-}
-
-// awaitEnd waits until p has ended, or ctx has.
-func awaitEnd(ctx context.Context, p workload.Live) error {
-	for p.Alive() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("process %d goes on: %w", p.PID, context.Cause(ctx))
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 // ErrRuns means that a workload runs, so that there is nothing to clean up.
@@ -159,7 +147,7 @@ func cleanup(ctx context.Context, stateDir, runDir, name string) error {
 	if err := killLeftGroup(ctx, name); err != nil {
 		return err
 	}
-	if err := awaitEnd(ctx, m.Root); err != nil { // a process leaves its cgroup before it has quite ended
+	if err := m.Root.AwaitEnd(ctx); err != nil { // a process leaves its cgroup before it has quite ended
 		return err
 	}
 	for _, path := range []string{SocketPath(runDir, name), markPath(runDir, name)} {

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +51,18 @@ func (l Live) Alive() bool {
 	}
 	p, err := proc.Read(l.PID)
 	return err == nil && p.Start == l.Start && p.State != 'Z' && p.State != 'X'
+}
+
+// AwaitEnd waits until l is not alive any more, for as long as ctx lives.
+func (l Live) AwaitEnd(ctx context.Context) error {
+	for l.Alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %d goes on: %w", l.PID, context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // Record is what a host knows of a workload that it started or received. It is

@@ -103,8 +103,8 @@ func TestAlive(t *testing.T) {
 		t.Error("NameTaken is wrong while it runs")
 	}
 	_ = cmd.Process.Kill()
-	for l.Alive() { // a zombie until waited for, and not alive
-		time.Sleep(time.Millisecond)
+	if err := l.AwaitEnd(t.Context()); err != nil { // a zombie until waited for, and not alive
+		t.Fatal(err)
 	}
 	if NameTaken(dir, "x") {
 		t.Error("NameTaken = true after the end")

@@ -191,13 +191,7 @@ func endOrphan(ctx context.Context, rec workload.Record, sig syscall.Signal, tim
 
 // waitGone reports whether a process ends in time.
 func waitGone(ctx context.Context, p workload.Live, timeout time.Duration) bool {
-	for until := time.Now().Add(timeout); ; {
-		if !p.Alive() {
-			return true
-		}
-		if ctx.Err() != nil || !time.Now().Before(until) {
-			return false
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return p.AwaitEnd(ctx) == nil
 }
