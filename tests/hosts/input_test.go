@@ -293,6 +293,13 @@ var refusals = []struct {
 		tmpfs(t, in.b, "/run/small-store", "size=16m")
 		return in.move(extraAgent(t, in.b, nil, "--store", "/run/small-store"))
 	}, blocked("store", "the store on B has 16 MiB free", "--store")},
+	{"all at once", func(t *testing.T, in *inputs) wish {
+		tmpfs(t, in.b, "/run/tiny-store", "size=1m")
+		target := extraAgent(t, in.b, nil, "--store", "/run/tiny-store")
+		pid := startInState(t, in.a, "io-uring", "")
+		takePID(t, in.b, pid)
+		return ofPID(pid, target).with("MIGRATE_CRIU=/nonexistent/criu")
+	}, no{3, []string{"io-uring", "criu", "pid-taken", "store"}, nil}},
 	{"no CRIU", func(t *testing.T, in *inputs) wish { return in.move("B").with("MIGRATE_CRIU=/nonexistent/criu") },
 		blocked("criu", "A: criu is not installed", "scripts/setup")},
 	{"old CRIU", func(t *testing.T, in *inputs) wish { return in.move("B").with("MIGRATE_CRIU=" + oldCRIU(t, in.a)) },
