@@ -91,8 +91,11 @@ func (a *app) awaitEnd(ctx context.Context, id migrate.ID) (journal.Record, erro
 	}
 	for {
 		r, err := j.Get(id, migrate.Source)
-		if err != nil || !a.live(j, r) {
+		if err != nil {
 			return r, err
+		}
+		if !a.live(j, r) {
+			return j.Get(id, migrate.Source) // with what it wrote last
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"migrate"
 	"migrate/supervisor"
 	"migrate/workload"
 )
@@ -202,7 +203,8 @@ func (a *app) notMigrating(name string) error {
 	}
 	list, err := j.List()
 	for _, r := range list {
-		if r.Name == name && !r.Phase.Over() {
+		runs := r.Side == migrate.Target && r.Phase >= migrate.Finish // only its store is still there
+		if r.Name == name && !r.Phase.Over() && !runs {
 			return advise(fmt.Errorf("%s takes part in migration %s (%s side, %s)", name, r.ID, r.Side, r.Phase),
 				"wait for it, or see \"migrate status %s\"", r.ID)
 		}

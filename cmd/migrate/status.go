@@ -100,6 +100,9 @@ func (r statusRow) progressText() string {
 // statusOf joins what the journal holds with what a live process says.
 func (a *app) statusOf(j *journal.Journal, r journal.Record) statusRow {
 	alive := a.live(j, r)
+	if now, err := j.Get(r.ID, r.Side); err == nil && !alive {
+		r = now // it may have ended since r was read
+	}
 	row := statusRow{
 		Type: "migration", ID: r.ID, Side: r.Side, Workload: r.Workload, Name: r.Name, Peer: peerOf(r),
 		Phase: r.Phase, Status: statusOf(r, alive), Owner: ownerOf(r), Live: alive,
