@@ -110,18 +110,22 @@ func helpPTY(argv []string) error {
 	return nil
 }
 
-// helpTree starts children of its own kind until the numbers are used up: each
-// number is how many children there are at that depth. Odd ones lead a
-// session, every third one a group.
+// helpTree starts children until the numbers are used up: each number is how
+// many there are at that depth. They are of its own kind, but for the last, which
+// sleep. Odd ones lead a session, every third one a group.
 func helpTree(args []string) error {
 	if len(args) > 0 {
 		n, err := strconv.Atoi(args[0])
 		if err != nil {
 			return err
 		}
+		child := helper("tree", args[1:]...)
+		if len(args) == 1 {
+			child = []string{"/bin/sleep", "1234"}
+		}
 		for i := range n {
 			attr := &syscall.SysProcAttr{Setsid: i%2 == 1, Setpgid: i%2 == 0 && i%3 == 0}
-			if _, err := spawn(attr, []uintptr{0, 1, 2}, helper("tree", args[1:]...)...); err != nil {
+			if _, err := spawn(attr, []uintptr{0, 1, 2}, child...); err != nil {
 				return err
 			}
 		}
