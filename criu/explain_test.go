@@ -113,6 +113,7 @@ func TestExplainHeads(t *testing.T) {
 		"SEIZE 8: task not stopped after seize":                                                           "process 8 could not",
 		"Timeout reached. Try to interrupt: 0":                                                            "in time",
 		"Unable to freeze cgroup /sys/fs/cgroup/a (1 x 100 attempts, timeout: 10s)":                       "/sys/fs/cgroup/a",
+		"parse_fdinfo_pid_s: error parsing [clockid: 8] for 17: Invalid argument":                         "clock 8",
 		"cg: Abort restore of existing cgroups":                                                           "strict",
 		"Zombie thread not supported":                                                                     "ending",
 		"Individually stopped threads not supported":                                                      "stopped",

@@ -115,6 +115,7 @@ var processes = []head{
 	when(`Unseizable non-zombie (\d+) found.*`, "process $1 is being traced by a debugger, or cannot be stopped", adviceDebugger),
 	when(`SEIZE (\d+): (?:task not stopped after seize|can't wait task.*)`, "process $1 could not be stopped", adviceWait),
 	when(`Timeout reached\. Try to interrupt`, "the workload could not be stopped in time", "thaw its cgroup if somebody froze it, or wait until it is idle"),
+	when(`error parsing \[clockid: (\d+)\]`, "a timer descriptor (timerfd) of the workload is on clock $1, an alarm clock, which cannot be carried over", adviceNotMovable),
 	when(`Abort restore of existing cgroups`, "the workload's cgroup is there already, which cgroup mode \"strict\" does not allow",
 		"use another one, such as --manage-cgroups-mode soft, or the default"),
 	when(`Unable to freeze cgroup (\S+)`, "the cgroup $1 could not be frozen in time", adviceWait+"; with cgroup v1 raise the freeze timeout"),
