@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -167,11 +169,12 @@ func (a *app) drive(ctx context.Context, j job, checkOnly bool, emit func(migrat
 
 // checkTarget refuses what can be no address before anything is done.
 func checkTarget(s string) error {
-	if s == "" || len(s) > 300 {
-		return usagef("target %.80q: want HOST or HOST:PORT", s)
-	}
 	if kind, _, err := workload.ParseSource(s); err == nil && kind == "" {
 		return &usageError{errors.New("the target is a host, the workload comes first")}
+	}
+	host, port, err := net.SplitHostPort(source.Address(s))
+	if n, e := strconv.ParseUint(port, 10, 16); err != nil || e != nil || n == 0 || host == "" || len(s) > 300 {
+		return usagef("target %.80q: want HOST or HOST:PORT", s)
 	}
 	return nil
 }
