@@ -43,7 +43,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	findings, err := v.inspect(ctx)
 	if gone, ok := errors.AsType[*notFound](err); ok { // nothing to ask the target about
 		v.report.Blockers = append(v.report.Blockers, migrate.Finding{Code: "not-found", What: gone.what, Advice: gone.advice})
-		return migrate.Check{Blockers: v.report.Blockers, Warnings: v.report.Warnings}, nil
+		return migrate.Check{Target: migrate.Host{Name: v.target}, Blockers: v.report.Blockers, Warnings: v.report.Warnings}, nil
 	}
 	if err != nil {
 		return migrate.Check{}, err
