@@ -120,6 +120,7 @@ func TestExplainHeads(t *testing.T) {
 		"4 has rseq but kernel lacks get_rseq_conf feature":                                               "process 4",
 		"A session leader of 5(5) is outside of its pid namespace. Consider using --shell-job option. Mo": "session of a shell",
 		"Current sid 4 intersects with pid (5) in images":                                                 "session 4",
+		"Unable to create a thread: -17":                                                                  "of a thread",
 		"Pid 5 do not match expected 6":                                                                   "PID 6",
 		"Can't dump nested time namespace for 77":                                                         "another time namespace",
 		"This process tree can only be restored in a new pid namespace.":                                  "PID namespace of its own",

@@ -125,6 +125,7 @@ var processes = []head{
 	when(`Consider using --shell-job option`, "the workload belongs to the session of a shell outside of it", adviceTerminal),
 	when(`Current sid (\d+) intersects with (\w+)`, "session $1 of the restoring process is a number that the workload needs", "move again"),
 	when(`Can't fork for (\d+): File exists`, "PID $1 is taken on this host", advicePID),
+	when(`Unable to create a thread: -17`, "the number of a thread is taken on this host", advicePID),
 	when(`Pid (\d+) do not match expected (\d+)`, "PID $2 is taken on this host", advicePID),
 }
 

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"migrate"
-	"migrate/clock"
 	"migrate/criu"
 	"migrate/internal/failpoint"
 	"migrate/supervisor"
@@ -137,9 +136,8 @@ func (d *dump) freeze(ctx context.Context) error {
 	if err := d.entry.Step(migrate.Freeze, nil); err != nil {
 		return err
 	}
-	d.frozenAt, d.frozenSince = clock.Now(), time.Now()
 	time.AfterFunc(d.opts.FreezeTimeout, func() { d.cancel(errFreezeTimeout) }) // too late past the commit point
-	if err := d.group.Freeze(ctx); err != nil {
+	if err := d.freezeTree(ctx); err != nil {
 		return err
 	}
 	failpoint.Reach("source:frozen")

@@ -47,7 +47,7 @@ func runCases(t *testing.T, cases []behaviour) {
 func (h trio) spreadPIDs(t *testing.T, number int) {
 	t.Helper()
 	for i, host := range []*testhost.Host{h.a, h.b, h.c} {
-		host.Run(t, "sh", "-c", fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", 300+number*2600+i*800))
+		host.Run(t, "sh", "-c", fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", 300+number*2000+i*600))
 	}
 }
 
@@ -99,6 +99,7 @@ func TestBehaviour(t *testing.T) {
 		{"shell job", testShellJob},
 		{"sessions and groups", testSessions},
 		{"many things open", testThings},
+		{"always forking", testForking},
 		{"how it ended", testExit},
 		{"logs of a capsule", testCapsuleLogs},
 		{"around three hosts", testAround},
@@ -402,6 +403,17 @@ func testThings(t *testing.T, h trio) {
 		}
 	}
 	h.b.Run(t, "migrate", "stop", "--timeout", "0s", fmt.Sprintf("process-%d", pid))
+}
+
+// testForking moves a shell that starts one program after the other: a freeze
+// may meet it in vfork(2).
+func testForking(t *testing.T, h trio) {
+	h.a.Run(t, "migrate", "run", "--name", "forking", "--", "sh", "-c", "while :; do /bin/true; done")
+	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}, {h.a, h.b}, {h.b, h.a}, {h.a, h.b}, {h.b, h.a}} {
+		r := move(t, hop[0], "capsule:forking", hop[1])
+		t.Logf("downtime %v", r.Downtime)
+	}
+	h.a.Run(t, "migrate", "stop", "--rm", "forking")
 }
 
 // testExit has migrate ps tell how workloads ended that had arrived.

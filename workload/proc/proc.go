@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is one line of /proc/PID/stat. Numbers of other processes are in the
@@ -218,6 +221,29 @@ func Threads(pid int) ([]int, error) {
 		}
 	}
 	return tids, nil
+}
+
+// sysVfork is vfork(2), which only amd64 has of the machines that we build for.
+const sysVfork = 58
+
+// Forking reports whether a task that does not run is in one of the system
+// calls that make a child; with vfork(2), or clone(2) in that manner, it stays in
+// there until the child starts a program. On a kernel that does not tell
+// (CONFIG_HAVE_ARCH_TRACEHOOK) it is false.
+func Forking(pid, tid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
+	if err != nil {
+		return false
+	}
+	number, _, _ := strings.Cut(string(b), " ")
+	switch n, err := strconv.Atoi(number); {
+	case err != nil: // "running"
+		return false
+	case n == unix.SYS_CLONE, n == unix.SYS_CLONE3:
+		return true
+	default:
+		return n == sysVfork && runtime.GOARCH == "amd64"
+	}
 }
 
 // Namespaces are the inode numbers that identify a process's namespaces, by
