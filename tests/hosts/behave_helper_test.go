@@ -28,6 +28,7 @@ const helperWord = "behave-helper"
 
 var helpers = map[string]func(args []string) error{
 	"lines": helpLines, "pty": helpPTY, "tree": helpTree, "things": helpThings, "echo": helpEcho, "clocks": helpClocks,
+	"feed": helpFeed, "vfork": helpVfork,
 }
 
 func init() {
@@ -140,6 +141,48 @@ func helpEcho([]string) error {
 	f := os.NewFile(3, "socket")
 	_, err := io.Copy(struct{ io.Writer }{f}, struct{ io.Reader }{f})
 	return err
+}
+
+// feedBytes is more than a pipe of the usual size takes.
+const feedBytes = 200_000
+
+// helpFeed writes to its standard output, a pipe, at once and keeps it open.
+func helpFeed([]string) error {
+	if _, err := unix.FcntlInt(1, unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		return err
+	}
+	if err := writeAll(1, pattern(feedBytes)); err != nil {
+		return err
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// helpVfork waits in vfork, once the file args[0] is there, for a child that
+// opens the named pipe args[1] and ends. The child has a copy of the memory,
+// so that it may go on as a Go program for the few steps it has.
+func helpVfork(args []string) error {
+	for {
+		if _, err := os.Stat(args[0]); err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	path, err := unix.BytePtrFromString(args[1])
+	if err != nil {
+		return err
+	}
+	at := unix.AT_FDCWD
+	pid, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.CLONE_VFORK|unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if pid == 0 && e == 0 {
+		unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(path)), unix.O_RDONLY, 0, 0, 0)
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+	for e == 0 {
+		time.Sleep(time.Hour)
+	}
+	return e
 }
 
 // clocksSeen is what a process knows of its time and other namespaces.

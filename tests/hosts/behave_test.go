@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,6 +101,7 @@ func TestBehaviour(t *testing.T) {
 		{"sessions and groups", testSessions},
 		{"many things open", testThings},
 		{"always forking", testForking},
+		{"in vfork", testVfork},
 		{"how it ended", testExit},
 		{"logs of a capsule", testCapsuleLogs},
 		{"around three hosts", testAround},
@@ -215,12 +217,8 @@ func testPipes(t *testing.T, h trio) {
 // is longer than a pipe of the usual size.
 func testUnreadInput(t *testing.T, h trio) {
 	dir := t.TempDir()
-	const feed = `exec python3 -c 'import fcntl,os,sys,time
-fcntl.fcntl(1, 1031, 1 << 20)
-os.write(1, b"0123456789" * 20000)
-time.sleep(1234)'`
-	const read = `echo $$ >pid; while ! [ -e go ]; do sleep 0.02; done; head -c 200000 | md5sum; exec sleep 1234`
-	script := fmt.Sprintf(`cd %s; (%s) | sh -c '%s' 2>&1 | cat >out`, dir, feed, read)
+	const read = `echo $$ >pid; while ! [ -e go ]; do sleep 0.02; done; head -c %d | md5sum; exec sleep 1234`
+	script := fmt.Sprintf(`cd %s; %s | sh -c '%s' 2>&1 | cat >out`, dir, quoted(helper("feed")), fmt.Sprintf(read, feedBytes))
 	if _, err := h.a.Start(t.Context(), "sh", "-c", script); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +233,7 @@ time.sleep(1234)'`
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("%x", md5.Sum(bytes.Repeat([]byte("0123456789"), 20000)))
+	want := fmt.Sprintf("%x", md5.Sum(pattern(feedBytes)))
 	await(t, "the input is read", func() bool { return h.c.Run(t, "migrate", "logs", name) != "" })
 	if out := h.c.Run(t, "migrate", "logs", name); !strings.HasPrefix(out, want) {
 		t.Errorf("the sum of what it read is %q, want %s", out, want)
@@ -414,6 +412,39 @@ func testForking(t *testing.T, h trio) {
 		t.Logf("downtime %v", r.Downtime)
 	}
 	h.a.Run(t, "migrate", "stop", "--rm", "forking")
+}
+
+// testVfork freezes a process that waits in vfork for its child, which waits for
+// somebody to open a named pipe. That begins only once preflight has passed.
+func testVfork(t *testing.T, h trio) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.a.Run(t, append([]string{"migrate", "run", "--name", "vfork", "--"}, helper("vfork", filepath.Join(dir, "go"), fifo)...)...)
+	m := begin(t, h.a, "env", "MIGRATE_FAILPOINT=source:pre-copy", "MIGRATE_FAILPOINT_LOG="+pointLog, "migrate", "move", "capsule:vfork", "B", "--json", "--freeze-timeout", "20s")
+	awaitFile(t, fmt.Sprintf("/proc/%d/root%s", h.a.InitPID(), pointLog))
+	h.a.Run(t, "rm", pointLog)
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the process is in vfork", func() bool {
+		_, err := h.a.Output(t.Context(), "sh", "-c", "ps -eo state,args | grep -q '^D .*"+helperWord+" vfork'")
+		return err == nil
+	})
+	pkill(h.a, "CONT", "migrate move")
+	time.Sleep(500 * time.Millisecond)
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, code := m.end(t)
+	if code != 0 || r.Downtime > migrate.Millis(2*time.Second) {
+		t.Fatalf("exit code %d, %+v, %s", code, r, &m.stderr)
+	}
+	h.b.Run(t, "migrate", "stop", "--rm", "--timeout", "0s", "vfork")
 }
 
 // testExit has migrate ps tell how workloads ended that had arrived.
