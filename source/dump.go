@@ -114,12 +114,16 @@ func (d *dump) dumpOptions() criu.DumpOptions {
 		ShellJob: d.facts.ShellJob, FileLocks: d.opts.FileLocks, LinkRemap: true,
 		GhostLimit: d.opts.GhostLimit, TCPClose: d.opts.TCP == migrate.TCPClose,
 		PageSocket: new(int), // the first of the child's files
-		Timeout:    d.opts.FreezeTimeout,
+		Timeout:    min(seizeTimeout, d.opts.FreezeTimeout),
 		External:   supervisor.External(d.facts),
 		// A network namespace is locked for the dump; nftables needs no program.
 		NetworkLockNFTables: d.facts.OwnNet,
 	}
 }
+
+// seizeTimeout is how long CRIU may take to stop the tasks of a frozen tree,
+// which it does at once or not at all.
+const seizeTimeout = 10 * time.Second
 
 // stop ends everything that runs beside the dump, also after a failure; what
 // went wrong there was told where it mattered.
