@@ -167,6 +167,9 @@ func extraAgent(t *testing.T, b *testhost.Host, env []string, flags ...string) s
 	t.Helper()
 	port := nextPort.Add(1)
 	run := fmt.Sprintf("/run/agent-%d", port)
+	// A supervisor that made way for a workload of A has left B's next numbers
+	// close to those of A's next processes.
+	b.Run(t, "sh", "-c", "echo 25000 > /proc/sys/kernel/ns_last_pid")
 	args := append([]string{"env"}, env...)
 	args = append(args, "migrate", "agent", "--listen", fmt.Sprintf(":%d", port), "--run-dir", run, "--state-dir", "/var/lib/migrate"+run)
 	if !strings.Contains(strings.Join(flags, " "), "--allow") {

@@ -334,9 +334,13 @@ var refusals = []struct {
 // takePID starts a process that has the given number.
 func takePID(t *testing.T, h *testhost.Host, pid int) {
 	t.Helper()
-	const script = `for i in 1 2 3 4 5 6 7 8 9; do
-		echo $(($1 - 1)) > /proc/sys/kernel/ns_last_pid
-		setsid sleep 1000 </dev/null >/dev/null 2>&1 &
+	// Numbers then go on where they were, apart from those of the other host.
+	const script = `exec 9> /run/last-pid.lock; flock 9
+	last=/proc/sys/kernel/ns_last_pid; read was < $last
+	for i in 1 2 3 4 5 6 7 8 9; do
+		echo $(($1 - 1)) > $last
+		setsid sleep 1000 </dev/null >/dev/null 2>&1 9>&- &
+		echo $was > $last
 		[ $! = $1 ] && exit; kill $!
 	done; exit 1`
 	h.Run(t, "sh", "-c", script, "sh", strconv.Itoa(pid))
