@@ -13,6 +13,11 @@ import (
 // writer can set it (CONFIG_CHECKPOINT_RESTORE, which CRIU needs as well).
 const lastPID = "/proc/sys/kernel/ns_last_pid"
 
+// pidGap is how many numbers behind those of the tree are left free as well: it
+// goes on to start threads and processes until the freeze, which get the next
+// ones on its own host.
+const pidGap = 512
+
 // passPIDs makes the kernel's counter pass the numbers in avoid if they are
 // still ahead of it, so that no new process or thread takes one before the
 // restore does. Numbers behind the counter come up only once it wraps.
@@ -20,15 +25,15 @@ func passPIDs(avoid []int) error {
 	if len(avoid) == 0 {
 		return nil
 	}
-	b, err := os.ReadFile(lastPID)
+	last, err := readNumber(lastPID)
 	if err != nil {
 		return fmt.Errorf("keeping PIDs free: %w", err)
 	}
-	last, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	limit, err := readNumber("/proc/sys/kernel/pid_max")
 	if err != nil {
 		return fmt.Errorf("keeping PIDs free: %w", err)
 	}
-	top := slices.Max(avoid)
+	top := max(slices.Max(avoid), min(slices.Max(avoid)+pidGap, limit-1))
 	if last >= top {
 		return nil
 	}
@@ -36,6 +41,14 @@ func passPIDs(avoid []int) error {
 		return fmt.Errorf("keeping PIDs free: %w", err)
 	}
 	return nil
+}
+
+func readNumber(path string) (int, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
 // ownConflict names the number in pids that this process or one of its threads
