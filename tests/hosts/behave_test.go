@@ -42,13 +42,13 @@ func runCases(t *testing.T, cases []behaviour) {
 	}
 }
 
-// spreadPIDs has each host give out numbers of its own in a case: what arrived
-// in earlier ones has pushed the counters of all to the same place, where a
-// process of one host is in the way of another's.
+// spreadPIDs has each host give out numbers from a range of its own: what
+// arrived in earlier cases has pushed the counters of all to the same place, where
+// a thread of one host's agent is in the way of another's process.
 func (h trio) spreadPIDs(t *testing.T, number int) {
 	t.Helper()
 	for i, host := range []*testhost.Host{h.a, h.b, h.c} {
-		host.Run(t, "sh", "-c", fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", 300+number*2000+i*600))
+		host.Run(t, "sh", "-c", fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", 300+number*450+i*10800))
 	}
 }
 
@@ -620,7 +620,8 @@ func testCgroupModes(t *testing.T, h trio) {
 // testProcessCgroupModes does the same with a plain process, whose group is one
 // made for the move.
 func testProcessCgroupModes(t *testing.T, h trio) {
-	for _, mode := range migrate.CgroupModes {
+	for i, mode := range migrate.CgroupModes {
+		h.spreadPIDs(t, 17+i)
 		l := startLoad(t, h.a, "--memory", "4")
 		for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
 			r, code, stderr := tryMove(t, hop[0], l.ref(), hop[1].Name, "--manage-cgroups-mode", string(mode))
