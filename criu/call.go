@@ -28,6 +28,7 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 		return fmt.Errorf("criu dump: %w", err)
 	}
 	defer done()
+	o.Lock = c.tool.Version.lock(o.Lock)
 	req, err := dumpRequest(o, dirs)
 	if err != nil {
 		return fmt.Errorf("criu dump: %w", err)
@@ -47,6 +48,7 @@ func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (r
 		return 0, fmt.Errorf("criu restore: %w", err)
 	}
 	defer done()
+	o.Lock = c.tool.Version.lock(o.Lock)
 	req, err := restoreRequest(o, dirs)
 	if err != nil {
 		return 0, fmt.Errorf("criu restore: %w", err)

@@ -18,18 +18,18 @@ type DumpOptions struct {
 	// thaws it while it holds the tasks, and freezes it again at the end.
 	FreezeCgroup string
 
-	TCPEstablished      bool // carry established TCP connections
-	TCPClose            bool // dump established TCP connections as closed ones
-	ShellJob            bool // the root's session leader is outside the tree
-	FileLocks           bool
-	LinkRemap           bool   // link unlinked files that have other names back into place
-	GhostLimit          uint32 // largest deleted file to carry, bytes; 0 is CRIU's default (1 MiB)
-	ExtUnixSockets      bool   // allow unix datagram peers outside the tree
-	External            []string
-	LeaveRunning        bool // let the tree run on after a good dump
-	OrphanPTSMaster     bool
-	NetworkLockNFTables bool          // lock connections with nftables instead of iptables
-	Timeout             time.Duration // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
+	TCPEstablished  bool // carry established TCP connections
+	TCPClose        bool // dump established TCP connections as closed ones
+	ShellJob        bool // the root's session leader is outside the tree
+	FileLocks       bool
+	LinkRemap       bool   // link unlinked files that have other names back into place
+	GhostLimit      uint32 // largest deleted file to carry, bytes; 0 is CRIU's default (1 MiB)
+	ExtUnixSockets  bool   // allow unix datagram peers outside the tree
+	External        []string
+	LeaveRunning    bool // let the tree run on after a good dump
+	OrphanPTSMaster bool
+	Lock            Lock          // of the network while the tree is held
+	Timeout         time.Duration // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
 
 	// PageSocket, if not nil, is the index in [ChildOptions].Files of the socket to
 	// the page server ([PageSocket]). Nil writes pages to ImagesDir.
@@ -44,18 +44,18 @@ type RestoreOptions struct {
 	ManageCgroupsMode migrate.CgroupMode // default "ignore": tasks stay in the child's own cgroup ([ChildOptions].Cgroups)
 	CgroupRoot        string             // for the other modes: path below which CRIU rebuilds the cgroups
 
-	TCPEstablished      bool
-	TCPClose            bool
-	ShellJob            bool
-	FileLocks           bool
-	LinkRemap           bool
-	GhostLimit          uint32 // bytes; 0 is CRIU's default (1 MiB)
-	ExtUnixSockets      bool
-	External            []string
-	InheritFDs          []InheritFD
-	OrphanPTSMaster     bool   // pass the masters of new terminals through the [OrphanPTSMaster] hook
-	Root                string // new root directory; it must be a mount point
-	NetworkLockNFTables bool
+	TCPEstablished  bool
+	TCPClose        bool
+	ShellJob        bool
+	FileLocks       bool
+	LinkRemap       bool
+	GhostLimit      uint32 // bytes; 0 is CRIU's default (1 MiB)
+	ExtUnixSockets  bool
+	External        []string
+	InheritFDs      []InheritFD
+	OrphanPTSMaster bool   // pass the masters of new terminals through the [OrphanPTSMaster] hook
+	Root            string // new root directory; it must be a mount point
+	Lock            Lock
 	// Sibling makes the restored root a child of the calling process instead of
 	// CRIU's. The caller must then reap it, after an abort as well.
 	Sibling bool
@@ -66,4 +66,27 @@ type RestoreOptions struct {
 type InheritFD struct {
 	Key  string // "pipe:[INO]", "socket:[INO]", "tty[RDEV:DEV]", or a path without its leading slash
 	File int    // index in [ChildOptions].Files
+}
+
+// Lock is how CRIU keeps packets from the connections of a tree that it holds
+// (criu_network_lock_method in rpc.proto).
+type Lock uint8
+
+// The locks. LockSkip is right where no established connection is carried: it
+// needs no firewall, and a CRIU that is killed leaves no table behind.
+const (
+	LockIPTables Lock = 0 // CRIU's default
+	LockNFTables Lock = 2
+	LockSkip     Lock = 3
+)
+
+// knowsSkip is the first CRIU that can be told not to lock.
+const knowsSkip Version = 31800
+
+// lock returns the nearest that this version knows.
+func (v Version) lock(l Lock) Lock {
+	if l == LockSkip && v < knowsSkip {
+		return LockNFTables
+	}
+	return l
 }

@@ -55,7 +55,7 @@ func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
 	if o.PageSocket != nil {
 		opts.Ps = &rpc.CriuPageServerInfo{Fd: proto.Int32(int32(firstFile + *o.PageSocket))}
 	}
-	lockNetwork(opts, o.NetworkLockNFTables)
+	lockNetwork(opts, o.Lock)
 	return &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: opts}, nil
 }
 
@@ -86,7 +86,7 @@ func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
 	if o.Root != "" {
 		opts.Root = proto.String(o.Root)
 	}
-	lockNetwork(opts, o.NetworkLockNFTables)
+	lockNetwork(opts, o.Lock)
 	return &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: opts}, nil
 }
 
@@ -112,9 +112,9 @@ func common(d directories, log string, mode migrate.CgroupMode) (*rpc.CriuOpts, 
 	}, nil
 }
 
-func lockNetwork(opts *rpc.CriuOpts, nftables bool) {
-	if nftables {
-		opts.NetworkLock = rpc.CriuNetworkLockMethod_NFTABLES.Enum()
+func lockNetwork(opts *rpc.CriuOpts, l Lock) {
+	if l != LockIPTables {
+		opts.NetworkLock = rpc.CriuNetworkLockMethod(l).Enum()
 	}
 }
 

@@ -66,7 +66,7 @@ func TestDumpRequest(t *testing.T) {
 		PID: 7, ManageCgroupsMode: "soft", FreezeCgroup: "/sys/fs/cgroup/a",
 		TCPEstablished: true, TCPClose: true, ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9,
 		ExtUnixSockets: true, External: []string{"tty[1:2]"}, LeaveRunning: true, OrphanPTSMaster: true,
-		NetworkLockNFTables: true, Timeout: 1500 * time.Millisecond, PageSocket: new(2),
+		Lock: LockNFTables, Timeout: 1500 * time.Millisecond, PageSocket: new(2),
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: &rpc.CriuOpts{
 		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("dump.log"),
@@ -90,7 +90,7 @@ func TestRestoreRequest(t *testing.T) {
 	o := RestoreOptions{
 		ManageCgroupsMode: "full", CgroupRoot: "/a", TCPEstablished: true, TCPClose: true,
 		ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9, ExtUnixSockets: true, External: []string{"tty[1:2]"},
-		InheritFDs: []InheritFD{{"pipe:[5]", 0}, {"tty[1:2]", 3}}, OrphanPTSMaster: true, Root: "/r", NetworkLockNFTables: true, Sibling: true,
+		InheritFDs: []InheritFD{{"pipe:[5]", 0}, {"tty[1:2]", 3}}, OrphanPTSMaster: true, Root: "/r", Lock: LockNFTables, Sibling: true,
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: &rpc.CriuOpts{
 		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("restore.log"),

@@ -116,8 +116,7 @@ func (d *dump) dumpOptions() criu.DumpOptions {
 		PageSocket: new(int), // the first of the child's files
 		Timeout:    min(seizeTimeout, d.opts.FreezeTimeout),
 		External:   supervisor.External(d.facts),
-		// A network namespace is locked for the dump; nftables needs no program.
-		NetworkLockNFTables: d.facts.OwnNet,
+		Lock:       criu.LockSkip, // no established connection is carried
 	}
 }
 

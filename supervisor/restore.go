@@ -141,8 +141,8 @@ func (s *server) carryThrough(a *attempt, spec RestoreSpec, c clocks) {
 	_, err := a.child.Restore(a.ctx, criu.RestoreOptions{
 		ImagesDir: spec.ImagesDir, WorkDir: spec.WorkDir, ManageCgroupsMode: o.ManageCgroupsMode,
 		TCPClose: o.TCP == migrate.TCPClose, ShellJob: spec.Workload.ShellJob, FileLocks: o.FileLocks,
-		NetworkLockNFTables: spec.Workload.OwnNet, // iptables takes some 100 ms of the downtime
-		GhostLimit:          o.GhostLimit, LinkRemap: true, ExtUnixSockets: true, InheritFDs: a.inherit(spec.Workload), Sibling: true,
+		Lock:       criu.LockSkip, // no established connection is carried
+		GhostLimit: o.GhostLimit, LinkRemap: true, ExtUnixSockets: true, InheritFDs: a.inherit(spec.Workload), Sibling: true,
 	}, func(ctx context.Context, ev criu.HookEvent) error { return s.hook(ctx, a, spec, c, ev) })
 	if a.letGo {
 		if err != nil {

