@@ -85,7 +85,7 @@ func betterCPU(t *testing.T, img []byte) (better []byte, name string) {
 		t.Fatal(err)
 	}
 	if len(e.GetX86Entry()) == 0 {
-		t.Skip("CRIU names instruction sets on x86 only")
+		t.Skip("this machine has no x86 processor, of which alone CRIU names instruction sets")
 	}
 	words := e.GetX86Entry()[0].Capability
 	for _, f := range instructionSets {

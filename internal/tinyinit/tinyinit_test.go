@@ -357,7 +357,7 @@ func TestEnterCgroup(t *testing.T) {
 			}
 		}
 		if dir == "" {
-			t.Skip("no unified cgroup hierarchy")
+			t.Skip("this machine has no unified cgroup hierarchy")
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
