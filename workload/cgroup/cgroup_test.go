@@ -348,7 +348,7 @@ func TestDedicated(t *testing.T) {
 func TestProcsBelow(t *testing.T) {
 	eachVersion(t, func(t *testing.T, l Layout) {
 		g := create(t, l)
-		cmd := start(t, "echo ready; sleep 100")
+		cmd := start(t, "echo ready; exec sleep 100")
 		below := filepath.Join(g.Path(), "below")
 		if err := os.Mkdir(below, 0o755); err != nil {
 			t.Fatal(err)
