@@ -119,7 +119,6 @@ func contains(all []StreamDigest, one StreamDigest) bool {
 }
 
 func TestBandwidth(t *testing.T) {
-	const slack = 500 * time.Millisecond // of a machine that is busy with other tests
 	const limit, total = 4 << 20, 6 << 20
 	d, a := pair(t, func(d, _ *Config) { d.Bandwidth = limit })
 	measure := func() time.Duration {
@@ -129,11 +128,15 @@ func TestBandwidth(t *testing.T) {
 		}
 		return time.Since(start)
 	}
+	// A busy machine may be slow once or twice; too fast is wrong at once.
 	near := func(got time.Duration, rate float64) {
 		t.Helper()
 		want := time.Duration(float64(total) / rate * float64(time.Second))
-		if got < want*8/10 || got > want*12/10+slack {
-			t.Errorf("%d bytes took %v, want %v ± 20%% and %v", total, got, want, slack)
+		for tries := 0; got > want*12/10 && tries < 2; tries++ {
+			got = measure()
+		}
+		if got < want*8/10 || got > want*12/10 {
+			t.Errorf("%d bytes took %v, want %v ± 20%%", total, got, want)
 		}
 	}
 	near(measure(), limit)
