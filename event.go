@@ -24,6 +24,7 @@ type Progress struct {
 	Elapsed     Millis  `json:"elapsed-ms"`
 	ETA         Millis  `json:"eta-ms"`               // of this round; 0 when not known
 	Expected    Millis  `json:"expected-downtime-ms"` // 0 when not known
+	Throttle    int     `json:"throttle-percentage"`
 }
 
 // Percent returns how much of the round is done, 0 to 100.

@@ -16,6 +16,8 @@ type Host struct {
 	TimeNamespaces   bool   `json:"time-namespaces"`   // probed, not guessed from the kernel version
 	Cgroup           string `json:"cgroup"`            // "v1", "v2" or "hybrid"
 	SoftDirty        bool   `json:"soft-dirty"`        // CRIU's own answer to mem_track
+	UffdWP           bool   `json:"uffd-wp"`           // probed: write protection without a fault handler, and PAGEMAP_SCAN
+	LazyPages        bool   `json:"lazy-pages"`        // CRIU's own answer to lazy_pages
 	MemoryAvailable  uint64 `json:"memory-available"`  // bytes, MemAvailable
 	StoreAvailable   uint64 `json:"store-available"`   // bytes free where received pages are kept; 0 on a source
 	MonotonicNow     int64  `json:"monotonic-now-ns"`  // CLOCK_MONOTONIC of the initial namespace the agent is in

@@ -39,9 +39,33 @@ type Tracker string
 
 // The trackers.
 const (
-	TrackerAuto Tracker = "auto" // the best that both hosts have
-	TrackerHash Tracker = "hash" // whole-memory passes compared by hash; any kernel
-	TrackerNone Tracker = "none" // stop-and-copy only
+	TrackerAuto      Tracker = "auto"       // the first of the following that works
+	TrackerSoftDirty Tracker = "soft-dirty" // CRIU's pre-dumps; a kernel with CONFIG_MEM_SOFT_DIRTY
+	TrackerUffdWP    Tracker = "uffd-wp"    // userfaultfd write protection; x86-64 from Linux 6.7, arm64 from 6.10
+	TrackerHash      Tracker = "hash"       // whole-memory passes compared by hash; any kernel
+	TrackerNone      Tracker = "none"       // stop-and-copy only
+)
+
+// Trackers lists them, the first one first.
+var Trackers = []Tracker{TrackerAuto, TrackerSoftDirty, TrackerUffdWP, TrackerHash, TrackerNone}
+
+// RestoreMode says when the target puts memory into the restored tree.
+type RestoreMode string
+
+// The restore modes.
+const (
+	RestoreAuto  RestoreMode = "auto"  // lazy above a small size, where the target can
+	RestoreEager RestoreMode = "eager" // all of it before the tree runs
+	RestoreLazy  RestoreMode = "lazy"  // from the target's own store, while it runs
+)
+
+// TimeoutAction says what to do when Timeout ends before the freeze.
+type TimeoutAction string
+
+// The timeout actions.
+const (
+	TimeoutCancel  TimeoutAction = "cancel"  // roll back
+	TimeoutSuspend TimeoutAction = "suspend" // freeze, however much is left to send
 )
 
 // Options are a move's settings. The zero value is usable; see [Options.WithDefaults].
@@ -57,6 +81,14 @@ type Options struct {
 	CommitTimeout     time.Duration `json:"commit-timeout"`      // how long to ask a silent target before saying "in doubt"; default 30 s
 	GhostLimit        uint32        `json:"ghost-limit"`         // largest deleted file carried along, bytes; default 64 MiB
 	FileLocks         bool          `json:"file-locks"`          // carry file locks
+	Verify            bool          `json:"verify"`              // compare what the target holds with the frozen memory before it is restored
+	DowntimeLimit     time.Duration `json:"downtime-limit"`      // downtime to aim at; default 300 ms
+	MaxRounds         int           `json:"max-rounds"`          // of pre-copy; default 30
+	TimeoutAction     TimeoutAction `json:"timeout-action"`      // default "cancel"
+	AutoConverge      Throttle      `json:"auto-converge"`       // the zero value never slows the workload
+	DeltaCache        int64         `json:"delta-cache"`         // bytes kept of what was sent, to send differences; 0 takes a share of free memory, below 0 is none
+	Streams           int           `json:"streams"`             // for pages, 1 to 4; default 2
+	Restore           RestoreMode   `json:"restore"`             // default "auto"
 }
 
 // WithDefaults returns o with every unset field at its default.
@@ -70,6 +102,11 @@ func (o Options) WithDefaults() Options {
 	o.FreezeTimeout = cmp.Or(o.FreezeTimeout, time.Minute)
 	o.CommitTimeout = cmp.Or(o.CommitTimeout, 30*time.Second)
 	o.GhostLimit = cmp.Or(o.GhostLimit, 64<<20)
+	o.DowntimeLimit = cmp.Or(o.DowntimeLimit, 300*time.Millisecond)
+	o.MaxRounds = cmp.Or(o.MaxRounds, 30)
+	o.TimeoutAction = cmp.Or(o.TimeoutAction, TimeoutCancel)
+	o.Streams = cmp.Or(o.Streams, 2)
+	o.Restore = cmp.Or(o.Restore, RestoreAuto)
 	return o
 }
 
@@ -79,13 +116,29 @@ func (o Options) Validate() error {
 		oneOf("manage-cgroups-mode", o.ManageCgroupsMode, CgroupModes...),
 		oneOf("clock", o.Clock, ClockContinue, ClockPause),
 		oneOf("tcp", o.TCP, TCPRefuse, TCPClose),
-		oneOf("tracker", o.Tracker, TrackerAuto, TrackerHash, TrackerNone),
+		oneOf("tracker", o.Tracker, Trackers...),
 		oneOf("compress", o.Compress, "auto", "none", "s2", "zstd"),
 		positive("bandwidth", o.Bandwidth+1),
 		positive("timeout", o.Timeout),
 		positive("freeze-timeout", o.FreezeTimeout),
 		positive("commit-timeout", o.CommitTimeout),
+		positive("downtime-limit", o.DowntimeLimit),
+		positive("max-rounds", o.MaxRounds),
+		oneOf("timeout-action", o.TimeoutAction, TimeoutCancel, TimeoutSuspend),
+		o.AutoConverge.Validate(),
+		within("streams", o.Streams, 1, MaxStreams),
+		oneOf("restore", o.Restore, RestoreAuto, RestoreEager, RestoreLazy),
 	)
+}
+
+// MaxStreams is how many streams pages may take at once.
+const MaxStreams = 4
+
+func within(name string, v, low, high int) error {
+	if v < low || v > high {
+		return fmt.Errorf("%s: %d is not between %d and %d", name, v, low, high)
+	}
+	return nil
 }
 
 func oneOf[T ~string](name string, got T, want ...T) error {
@@ -95,7 +148,7 @@ func oneOf[T ~string](name string, got T, want ...T) error {
 	return fmt.Errorf("%s: %q is not one of %q", name, got, want)
 }
 
-func positive[T ~int64](name string, v T) error {
+func positive[T ~int | ~int64](name string, v T) error {
 	if v > 0 {
 		return nil
 	}

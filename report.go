@@ -51,6 +51,11 @@ type Report struct {
 	MemoryBytes uint64        `json:"memory-bytes"`
 	Tracker     Tracker       `json:"tracker"`
 	TrackerWhy  string        `json:"tracker-reason,omitempty"` // why not a better one
+	Expected    Millis        `json:"expected-downtime-ms"`     // as predicted just before the freeze
+	Restore     RestoreMode   `json:"restore"`                  // what the target did: "eager" or "lazy"; "" if it did not get so far
+	Throttle    int           `json:"throttle-percentage"`      // the most that the workload was slowed by
+	Verified    uint64        `json:"verified-pages"`           // compared while frozen; 0 without --verify
+	Redials     int           `json:"redials"`                  // broken links that were taken up again
 	Rounds      []Round       `json:"rounds"`
 	Clock       Clock         `json:"clock"`
 	Phases      []PhaseTiming `json:"phases"`
@@ -63,15 +68,22 @@ type Report struct {
 type Round struct {
 	Round       int     `json:"round"` // from 1
 	Final       bool    `json:"final"`
-	Pages       uint64  `json:"pages"`      // looked at
-	Sent        uint64  `json:"sent-pages"` // content went over the wire
+	Pages       uint64  `json:"pages"`           // looked at
+	Sent        uint64  `json:"sent-pages"`      // in full
+	Delta       uint64  `json:"delta-pages"`     // as a difference to what was sent before
+	Duplicate   uint64  `json:"duplicate-pages"` // as a reference to a page with the same content
 	Zero        uint64  `json:"zero-pages"`
 	Unchanged   uint64  `json:"unchanged-pages"` // the target had them already
 	Transferred uint64  `json:"transferred-bytes"`
 	Duration    Millis  `json:"duration-ms"`
 	Mbps        float64 `json:"mbps"`                   // wire throughput of the round
 	DirtyRate   uint64  `json:"dirty-bytes-per-second"` // pages that changed since the round before, by its length; 0 in the first
+	Expected    Millis  `json:"expected-downtime-ms"`   // if the freeze came after this round; 0 in the last
+	Throttle    int     `json:"throttle-percentage"`    // by how much the workload was slowed meanwhile
 }
+
+// Dirty returns how many pages were found changed and had to be told of.
+func (r Round) Dirty() uint64 { return r.Sent + r.Delta + r.Duplicate + r.Zero }
 
 // Clock is what happened to the workload's monotonic clocks.
 type Clock struct {
