@@ -145,6 +145,14 @@ func (c *Client) Wait(ctx context.Context) (Exit, error) {
 	return call[Exit](ctx, c, "wait", nil)
 }
 
+// AwaitFill returns once the memory of the workload is complete: at once, if it
+// was not restored lazily. Until then it must not be dumped. An [*Error] means
+// that it never will be, because the workload ended or filling it failed.
+func (c *Client) AwaitFill(ctx context.Context) error {
+	_, err := call[Status](ctx, c, "await-fill", nil)
+	return err
+}
+
 // call sends a request and waits for the answer.
 func call[T any](ctx context.Context, c *Client, op string, args any) (result T, err error) {
 	defer func() {

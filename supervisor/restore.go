@@ -110,6 +110,9 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err := s.checkName(spec.Name); err != nil {
 		return err
 	}
+	if spec.Lazy {
+		return errors.New("this supervisor cannot restore lazily")
+	}
 	c, err := dumpedClocks(spec.ImagesDir, spec.Clock)
 	if err != nil {
 		return err

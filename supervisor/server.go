@@ -176,6 +176,8 @@ func (s *server) dispatch(ctx context.Context, req request) (any, error) {
 		return with(req, func(a stopArgs) (Exit, error) { return s.stop(ctx, a) })
 	case "wait":
 		return s.wait(ctx)
+	case "await-fill":
+		return s.awaitFill(ctx)
 	case "resize":
 		return with(req, s.resize)
 	}

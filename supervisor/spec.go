@@ -35,6 +35,7 @@ type Status struct {
 	Held      *Hold            `json:"held,omitempty"`
 	Resumed   *Resumed         `json:"resumed,omitempty"`
 	Exit      *Exit            `json:"exit,omitempty"` // of the root; what it left may still run, and the logs be written
+	Fill      *Fill            `json:"fill,omitempty"` // of a workload that was restored lazily
 	MovedTo   string           `json:"moved-to,omitempty"`
 }
 
@@ -72,6 +73,10 @@ type RestoreSpec struct {
 	CRIU      string           `json:"criu"`     // as in [PrepareSpec], for a restore that was not prepared or is tried again
 	ImagesDir string           `json:"images-dir"`
 	WorkDir   string           `json:"work-dir"` // for CRIU's log; default ImagesDir
+	// Lazy lets the workload run before its memory is there: what LazyMap lists
+	// is filled in while it runs, faults first. [Status].Fill tells how far it is.
+	Lazy    bool   `json:"lazy,omitempty"`
+	LazyMap string `json:"lazy-map,omitempty"` // path of the map (internal/lazymap); needed if Lazy
 	// Options have their defaults. The cgroup mode, clock and TCP policies, file
 	// locks and ghost limit matter here.
 	Options migrate.Options `json:"options"`
@@ -97,6 +102,17 @@ type Resumed struct {
 	PID       int                  `json:"pid"`        // as in [Hold]
 	ResumedAt migrate.ClockReading `json:"resumed-at"` // of this host, when CRIU was about to let the tasks go
 	Clock     migrate.Clock        `json:"clock"`
+}
+
+// Fill is how far the memory of a lazily restored workload is filled in. The
+// memory of children that it starts meanwhile counts as well.
+type Fill struct {
+	Total    uint64 `json:"total"`    // bytes
+	Done     uint64 `json:"done"`     // bytes
+	Complete bool   `json:"complete"` // the workload is like any other from now on
+	// Failure says that filling ended before it was complete. The workload was
+	// killed then, because it cannot run without its memory.
+	Failure *migrate.Failure `json:"failure,omitempty"`
 }
 
 // Exit is how a workload ended.
