@@ -3,7 +3,6 @@ package transport
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 
@@ -13,33 +12,12 @@ import (
 // PageSize is the unit of memory on the wire, whatever the hosts' own is.
 const PageSize = 4096
 
-// PieceKind says what a batch holds about a range of pages. Values go over the
-// wire: never reuse or renumber one.
-type PieceKind uint8
-
-// The kinds.
-const (
-	PieceData PieceKind = 1 // content follows
-	PieceZero PieceKind = 2 // all zero
-	PieceHave PieceKind = 3 // as the target has it from an earlier round
-)
-
-// Piece is a range of pages of one image.
-type Piece struct {
-	Kind      PieceKind
-	ImageType uint8  // with Image, names the image, as the source and target agree
-	Image     uint64 //
-	Address   uint64 // of the first page, a multiple of PageSize
-	Pages     uint32 // at least 1
-	Flags     uint8  // of the image's page map; not looked at here
-}
-
 // Batch is a frame's worth of memory.
 type Batch struct {
 	Round  uint32
-	Seq    uint64 // rises within a stream
+	Seq    uint64 // 0 and up by one over all batches of a round; rises within a stream
 	Pieces []Piece
-	Data   []byte // content of the PieceData pieces, in order
+	Data   []byte // content of the pieces, in order; use Add and All
 }
 
 // Pages returns the number of pages of all pieces.
@@ -53,7 +31,6 @@ func (b *Batch) Pages() uint64 {
 
 const (
 	batchHeadLen    = 28
-	pieceLen        = 23
 	maxBatchPayload = batchHeadLen + MaxPieces*pieceLen + MaxBatchData
 )
 
@@ -89,53 +66,16 @@ func parseBatchHead(b []byte) (batchHead, error) {
 	return h, nil
 }
 
-func (p Piece) appendTo(b []byte) []byte {
-	b = append(b, byte(p.Kind), p.ImageType)
-	b = binary.BigEndian.AppendUint64(b, p.Image)
-	b = binary.BigEndian.AppendUint64(b, p.Address)
-	b = binary.BigEndian.AppendUint32(b, p.Pages)
-	return append(b, p.Flags)
-}
-
-func parsePiece(b []byte) Piece {
-	return Piece{
-		Kind: PieceKind(b[0]), ImageType: b[1], Image: binary.BigEndian.Uint64(b[2:]),
-		Address: binary.BigEndian.Uint64(b[10:]), Pages: binary.BigEndian.Uint32(b[18:]), Flags: b[22],
-	}
-}
-
-func (p Piece) validate() error {
-	if p.Kind < PieceData || p.Kind > PieceHave || p.Pages == 0 || p.Address%PageSize != 0 ||
-		p.Address > math.MaxUint64-uint64(p.Pages)*PageSize {
-		return fmt.Errorf("%w: piece of kind %d: %d pages at %#x", ErrProtocol, p.Kind, p.Pages, p.Address)
-	}
-	return nil
-}
-
-// checkPieces validates pieces and compares them with the data that they need.
-func checkPieces(pieces []Piece, data int) error {
-	var need uint64
-	for _, p := range pieces {
-		if err := p.validate(); err != nil {
-			return err
-		}
-		if p.Kind == PieceData {
-			need += uint64(p.Pages) * PageSize
-		}
-	}
-	if need != uint64(data) {
-		return fmt.Errorf("%w: pieces need %d bytes, batch holds %d", ErrProtocol, need, data)
-	}
-	return nil
-}
-
 // EncodeBatch appends the frame of b to dst. Workers may call it beside each
 // other. Data that codec does not shrink go as they are.
 func EncodeBatch(dst []byte, b *Batch, codec Codec) ([]byte, error) {
 	if len(b.Pieces) == 0 || len(b.Pieces) > MaxPieces || len(b.Data) > MaxBatchData {
 		return nil, fmt.Errorf("batch of %d pieces and %d bytes: want 1 to %d, at most %d", len(b.Pieces), len(b.Data), MaxPieces, MaxBatchData)
 	}
-	if err := checkPieces(b.Pieces, len(b.Data)); err != nil {
+	if err := checkTable(b.Pieces, len(b.Data)); err != nil {
+		return nil, err
+	}
+	if err := checkContent(b.Pieces, b.Data); err != nil {
 		return nil, err
 	}
 	start := len(dst)
@@ -156,7 +96,8 @@ func EncodeBatch(dst []byte, b *Batch, codec Codec) ([]byte, error) {
 }
 
 // DecodeBatch reads a frame that EncodeBatch made into b, reusing what b
-// already holds. It takes nothing in the frame for granted.
+// already holds. It takes nothing in the frame for granted. After an error b
+// is not to be used.
 func DecodeBatch(frame []byte, b *Batch) error {
 	h, table, packed, err := splitBatch(frame)
 	if err != nil {
@@ -166,7 +107,7 @@ func DecodeBatch(frame []byte, b *Batch) error {
 	for t := table; len(t) > 0; t = t[pieceLen:] {
 		b.Pieces = append(b.Pieces, parsePiece(t))
 	}
-	if err := checkPieces(b.Pieces, h.data); err != nil {
+	if err := checkTable(b.Pieces, h.data); err != nil {
 		return err
 	}
 	if b.Data, err = decompress(b.Data[:0], packed, h.data, h.codec); err != nil {
@@ -175,7 +116,7 @@ func DecodeBatch(frame []byte, b *Batch) error {
 	if sum := checksum(table, b.Data); sum != h.sum {
 		return fmt.Errorf("%w: batch %d of round %d: checksum %016x, announced %016x", ErrProtocol, h.seq, h.round, sum, h.sum)
 	}
-	return nil
+	return checkContent(b.Pieces, b.Data)
 }
 
 // splitBatch checks the outer form of a batch frame and takes it apart: head,

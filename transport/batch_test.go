@@ -166,7 +166,7 @@ func TestDecodeBatchHostile(t *testing.T) {
 		"s2 rubbish":                {forge(batchHead{codec: CodecS2, data: PageSize}, one, []byte{0x80, 0x20, 1, 2, 3}), "s2 data"},
 		"zstd rubbish":              {forge(batchHead{codec: CodecZstd3, data: PageSize}, one, []byte("no zstd")), "zstd3 data"},
 		"zstd with nothing in it":   {forge(batchHead{codec: CodecZstd3, data: PageSize}, one, nil), "zstd3 data"},
-		"unknown kind":              {forge(batchHead{codec: CodecNone}, []Piece{{Kind: 4, Pages: 1}}, nil), "kind 4"},
+		"unknown kind":              {forge(batchHead{codec: CodecNone}, []Piece{{Kind: 7, Pages: 1}}, nil), "kind 7"},
 		"data where no data may be": {forge(batchHead{codec: CodecNone}, []Piece{{Kind: PieceZero, Pages: 1}}, []byte{1}), "data of 1 bytes"},
 	}
 	for name, tt := range tests {

@@ -34,6 +34,8 @@ var messages = map[FrameType]func([]byte) (Message, error){
 	FrameCancel:      decode[Cancel],
 	FrameStatus:      decode[Status],
 	FrameStatusReply: decode[StatusReply],
+	FrameResume:      decode[Resume],
+	FrameResumed:     decode[Resumed],
 }
 
 func decode[M Message](b []byte) (Message, error) {
@@ -55,6 +57,14 @@ func (m Prepare) validate() error { return validID(m.ID) }
 func (m Ask) validate() error     { return validID(m.ID) }
 func (m State) validate() error   { return validID(m.ID) }
 func (m Verdict) validate() error { return validID(m.ID) }
+func (m Resume) validate() error  { return validID(m.ID) }
+
+func (m Resumed) validate() error {
+	if m.Round < 0 {
+		return fmt.Errorf("round %d", m.Round)
+	}
+	return nil
+}
 
 func validID(id migrate.ID) error {
 	_, err := migrate.ParseID(string(id))

@@ -63,7 +63,7 @@ func TestDocumentedNumbers(t *testing.T) {
 	}
 	maps.Copy(frames, numbered(t, "frames: streams"))
 	limits := map[string]int{
-		"MaxControl": MaxControl, "MaxBatchData": MaxBatchData, "MaxPieces": MaxPieces, "MaxFileChunk": MaxFileChunk,
+		"MaxControl": MaxControl, "MaxBatchData": MaxBatchData, "MaxPieces": MaxPieces, "MaxDelta": MaxDelta, "MaxFileChunk": MaxFileChunk,
 		"MaxFileName": MaxFileName, "MaxFiles": MaxFiles, "MaxHostName": MaxHostName,
 	}
 	documented := map[string]int{}
@@ -74,7 +74,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		"frames": {frames, names(frameNames)},
 		"codes":  {numbered(t, "codes"), names(codeNames)},
 		"codecs": {numbered(t, "codecs"), names(codecNames)},
-		"kinds":  {numbered(t, "kinds"), names(map[PieceKind]string{PieceData: "data", PieceZero: "zero", PieceHave: "have"})},
+		"kinds":  {numbered(t, "kinds"), names(kindNames)},
 		"limits": {documented, limits},
 	}
 	for name, tt := range tests {
@@ -87,7 +87,7 @@ func TestDocumentedNumbers(t *testing.T) {
 // The fields of each layout join without a gap, and end where the code's do.
 func TestDocumentedLayouts(t *testing.T) {
 	layouts := map[string]int{
-		"hello": helloLen, "header": headerLen, "batch": batchHeadLen, "piece": pieceLen, "file": fileHeadLen, "end": endLen,
+		"hello": helloLen, "header": headerLen, "batch": batchHeadLen, "piece": pieceLen, "ref": refLen, "file": fileHeadLen, "end": endLen,
 	}
 	for name, size := range layouts {
 		end := 0

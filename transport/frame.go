@@ -35,6 +35,8 @@ const (
 	FrameCancel      FrameType = 0x16
 	FrameStatus      FrameType = 0x17
 	FrameStatusReply FrameType = 0x18
+	FrameResume      FrameType = 0x19
+	FrameResumed     FrameType = 0x1a
 )
 
 // Frames of page and file streams; the payload is binary.
@@ -54,6 +56,7 @@ var frameNames = map[FrameType]string{
 	FrameRefused: "Refused", FrameFinished: "Finished", FrameAbort: "Abort", FrameAsk: "Ask",
 	FrameState: "State", FrameVerdict: "Verdict", FrameVerdictDone: "VerdictDone", FrameDrive: "Drive",
 	FrameProgress: "Progress", FrameCancel: "Cancel", FrameStatus: "Status", FrameStatusReply: "StatusReply",
+	FrameResume: "Resume", FrameResumed: "Resumed",
 	FramePagesStart: "PagesStart", FrameBatch: "Batch", FrameFilesStart: "FilesStart",
 	FrameFileHeader: "FileHeader", FrameFileData: "FileData", FrameStreamEnd: "StreamEnd",
 }
@@ -70,8 +73,9 @@ func (t FrameType) String() string {
 // limit is a protocol error, found before anything is allocated for it.
 const (
 	MaxControl   = 4 << 20   // payload of a control frame
-	MaxBatchData = 1 << 20   // content of the Data pieces of one batch, not compressed
+	MaxBatchData = 1 << 20   // content of the pieces of one batch, not compressed
 	MaxPieces    = 4096      // pieces of one batch
+	MaxDelta     = 2047      // one page's delta; a longer one saves too little
 	MaxFileChunk = 256 << 10 // payload of a FileData frame
 	MaxFileName  = 255       // name of a file
 	MaxFiles     = 65536     // files of one stream

@@ -33,8 +33,13 @@ type Prepare struct {
 	ID migrate.ID `json:"id"`
 }
 
-// Prepared says that pages may come.
-type Prepared struct{}
+// Prepared says that pages may come, and what the target expects a restore to
+// cost: the policy of pre-copy counts with it.
+type Prepared struct {
+	RestoreFixedNS  int64 `json:"restore-fixed-ns"`   // of any restore
+	RestorePerMiBNS int64 `json:"restore-per-mib-ns"` // more for each MiB of memory that is restored eagerly
+	Lazy            bool  `json:"lazy"`               // the restore will be local-lazy: its cost does not grow with the memory
+}
 
 // ClockPing starts one exchange of the clock comparison.
 type ClockPing struct {
@@ -91,7 +96,8 @@ type Restore struct {
 
 // Held is the target's yes vote: restored, not running, waiting.
 type Held struct {
-	Clock migrate.Clock `json:"clock"`
+	Clock   migrate.Clock       `json:"clock"`
+	Restore migrate.RestoreMode `json:"restore"` // what the target did: eager or lazy
 }
 
 // Commit is the source's word that its copy never runs again.
@@ -172,6 +178,21 @@ type StatusReply struct {
 	Reports []migrate.Report `json:"reports"`
 }
 
+// Resume is the first message on a session that takes the place of a broken
+// one. The peer's name must be that of the migration's source.
+type Resume struct {
+	ID migrate.ID `json:"id"`
+}
+
+// Resumed answers Resume with what the target has: the rounds 1 to Round as a
+// whole, and of the round after them the batches below Seq. The rest of that
+// round it dropped. The source sends what is missing in a new round, numbered
+// Round+1, whose Seq starts at 0.
+type Resumed struct {
+	Round int    `json:"round"`
+	Seq   uint64 `json:"seq"`
+}
+
 // FrameType returns [FrameOffer].
 func (Offer) FrameType() FrameType { return FrameOffer }
 
@@ -243,3 +264,9 @@ func (Status) FrameType() FrameType { return FrameStatus }
 
 // FrameType returns [FrameStatusReply].
 func (StatusReply) FrameType() FrameType { return FrameStatusReply }
+
+// FrameType returns [FrameResume].
+func (Resume) FrameType() FrameType { return FrameResume }
+
+// FrameType returns [FrameResumed].
+func (Resumed) FrameType() FrameType { return FrameResumed }
