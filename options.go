@@ -59,13 +59,15 @@ const (
 	RestoreLazy  RestoreMode = "lazy"  // from the target's own store, while it runs
 )
 
-// TimeoutAction says what to do when Timeout ends before the freeze.
+// TimeoutAction says what to do when no round brings the predicted downtime
+// below DowntimeLimit.
 type TimeoutAction string
 
 // The timeout actions.
 const (
-	TimeoutCancel  TimeoutAction = "cancel"  // roll back
-	TimeoutSuspend TimeoutAction = "suspend" // freeze, however much is left to send
+	TimeoutAuto    TimeoutAction = "auto"    // freeze nevertheless, as soon as rounds stop helping
+	TimeoutCancel  TimeoutAction = "cancel"  // try until Timeout or MaxRounds ends, then roll back
+	TimeoutSuspend TimeoutAction = "suspend" // try until Timeout or MaxRounds ends, then freeze nevertheless
 )
 
 // Options are a move's settings. The zero value is usable; see [Options.WithDefaults].
@@ -84,7 +86,7 @@ type Options struct {
 	Verify            bool          `json:"verify"`              // compare what the target holds with the frozen memory before it is restored
 	DowntimeLimit     time.Duration `json:"downtime-limit"`      // downtime to aim at; default 300 ms
 	MaxRounds         int           `json:"max-rounds"`          // of pre-copy; default 30
-	TimeoutAction     TimeoutAction `json:"timeout-action"`      // default "cancel"
+	TimeoutAction     TimeoutAction `json:"timeout-action"`      // default "auto"
 	AutoConverge      Throttle      `json:"auto-converge"`       // the zero value never slows the workload
 	DeltaCache        int64         `json:"delta-cache"`         // bytes kept of what was sent, to send differences; 0 takes a share of free memory, below 0 is none
 	Streams           int           `json:"streams"`             // for pages, 1 to 4; default 2
@@ -104,7 +106,7 @@ func (o Options) WithDefaults() Options {
 	o.GhostLimit = cmp.Or(o.GhostLimit, 64<<20)
 	o.DowntimeLimit = cmp.Or(o.DowntimeLimit, 300*time.Millisecond)
 	o.MaxRounds = cmp.Or(o.MaxRounds, 30)
-	o.TimeoutAction = cmp.Or(o.TimeoutAction, TimeoutCancel)
+	o.TimeoutAction = cmp.Or(o.TimeoutAction, TimeoutAuto)
 	o.Streams = cmp.Or(o.Streams, 2)
 	o.Restore = cmp.Or(o.Restore, RestoreAuto)
 	return o
@@ -124,7 +126,7 @@ func (o Options) Validate() error {
 		positive("commit-timeout", o.CommitTimeout),
 		positive("downtime-limit", o.DowntimeLimit),
 		positive("max-rounds", o.MaxRounds),
-		oneOf("timeout-action", o.TimeoutAction, TimeoutCancel, TimeoutSuspend),
+		oneOf("timeout-action", o.TimeoutAction, TimeoutAuto, TimeoutCancel, TimeoutSuspend),
 		o.AutoConverge.Validate(),
 		within("streams", o.Streams, 1, MaxStreams),
 		oneOf("restore", o.Restore, RestoreAuto, RestoreEager, RestoreLazy),
