@@ -39,7 +39,7 @@ func (v *move) connect(ctx context.Context) error {
 	if v.session, err = v.dial(ctx, Address(v.target), PeerName(v.target)); err != nil {
 		return err
 	}
-	v.session.SetBandwidth(v.opts.Bandwidth)
+	v.settings.onBandwidth(v.session.SetBandwidth)
 	v.events.watch(v.session.BytesSent)
 	v.inbox = receive(ctx, v.session, v.cancel)
 	return v.compareClocks(ctx)

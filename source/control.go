@@ -15,12 +15,14 @@ const controlDir = "m"
 
 // A command is what another terminal asks of a live move.
 type command struct {
-	Op string `json:"op"` // "cancel" or "status"
+	Op       string   `json:"op"` // "cancel", "status" or "set"
+	Settings Settings `json:"settings,omitzero"`
 }
 
 // A reply answers it.
 type reply struct {
 	Progress migrate.Progress `json:"progress"`
+	Options  migrate.Options  `json:"options"` // as they are now
 	Error    string           `json:"error,omitempty"`
 }
 
@@ -37,11 +39,13 @@ func (v *move) listen() error {
 }
 
 func (v *move) answer(c command) reply {
-	r := reply{Progress: v.events.progress()}
+	r := reply{Progress: v.events.progress(), Options: v.settings.now()}
 	switch c.Op {
 	case "status":
 	case "cancel":
 		r.Error = v.tryCancel()
+	case "set":
+		r.Options, r.Error = v.trySet(c.Settings, r.Progress.Phase)
 	default:
 		r.Error = fmt.Sprintf("unknown request %.40q", c.Op)
 	}
@@ -59,6 +63,20 @@ func (v *move) tryCancel() string {
 	return ""
 }
 
+// trySet changes the settings of the move unless it is too late for them.
+func (v *move) trySet(s Settings, phase migrate.Phase) (migrate.Options, string) {
+	if phase >= migrate.Freeze && s.early() {
+		return v.settings.now(), "the workload is frozen already: only the bandwidth can be changed now"
+	}
+	o, err := v.settings.change(s)
+	if err != nil {
+		return o, err.Error()
+	}
+	v.log.Info("settings changed", "bandwidth", o.Bandwidth, "downtime-limit", o.DowntimeLimit, "max-rounds", o.MaxRounds,
+		"timeout-action", o.TimeoutAction, "auto-converge", o.AutoConverge)
+	return o, ""
+}
+
 func controlPath(runDir string, id migrate.ID) string {
 	return filepath.Join(runDir, controlDir, string(id)+".sock")
 }
@@ -70,14 +88,27 @@ var ErrNotLive = errors.New("no process on this host works on this migration")
 // returns where it stands, "cancel" makes it roll back. It returns ErrNotLive
 // when there is no such process.
 func Ask(runDir string, id migrate.ID, op string) (migrate.Progress, error) {
-	r, err := control.Ask[reply](controlPath(runDir, id), controlTimeout, command{op})
+	r, err := ask(runDir, id, command{Op: op})
+	return r.Progress, err
+}
+
+// Change changes settings of a migration under way, whoever drives it: all that
+// s asks for, or none. It returns the options as they are now, and ErrNotLive
+// when no process on this host works on the migration.
+func Change(runDir string, id migrate.ID, s Settings) (migrate.Options, error) {
+	r, err := ask(runDir, id, command{Op: "set", Settings: s})
+	return r.Options, err
+}
+
+func ask(runDir string, id migrate.ID, c command) (reply, error) {
+	r, err := control.Ask[reply](controlPath(runDir, id), controlTimeout, c)
 	switch {
 	case errors.Is(err, control.ErrNobody):
-		return r.Progress, ErrNotLive
+		return r, ErrNotLive
 	case err != nil:
-		return r.Progress, err
+		return r, err
 	case r.Error != "":
-		return r.Progress, errors.New(r.Error)
+		return r, errors.New(r.Error)
 	}
-	return r.Progress, nil
+	return r, nil
 }

@@ -145,6 +145,8 @@ type move struct {
 	committed bool       // the commit is journaled
 	finishing bool       // the target runs it; this copy is to be killed
 	inDoubt   bool
+
+	settings *liveSettings // what of opts can change meanwhile
 }
 
 func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCauseFunc, error) {
@@ -168,6 +170,7 @@ func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCaus
 			Rounds: []migrate.Round{}, Warnings: []migrate.Finding{}, Blockers: []migrate.Finding{},
 		},
 	}
+	v.settings = newLiveSettings(r.Options)
 	v.events = newEvents(r.ID, r.Emit)
 	return v, v.cancel, nil
 }
