@@ -38,6 +38,29 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 	return err
 }
 
+// PreDump gives the page server every page that changed since o.Parent, or
+// every page, and has the kernel note from then on what changes. The tree is
+// held for a moment and runs while its pages are read. [ServePages] gets runs
+// that did not change with PageParent alone, and may get pages that changed
+// once more meanwhile: the next dump has those again.
+//
+// When ctx ends, the socket is closed and the child waited for; the tree runs.
+// Errors of CRIU's own are an [*Error].
+func (c *Child) PreDump(ctx context.Context, o PreDumpOptions) error {
+	dirs, work, done, err := openDirectories(o.ImagesDir, o.WorkDir)
+	if err != nil {
+		return fmt.Errorf("criu pre-dump: %w", err)
+	}
+	defer done()
+	req, err := preDumpRequest(o, dirs)
+	if err != nil {
+		return fmt.Errorf("criu pre-dump: %w", err)
+	}
+	log := filepath.Join(work, req.GetOpts().GetLogFile())
+	_, err = c.call(ctx, "pre-dump", req, log, nil)
+	return err
+}
+
 // Restore restores a tree and returns the PID of its root, in CRIU's PID
 // namespace, once the tree runs. Hooks and ctx work as in [Child.Dump], with
 // [PostRestore] as the hook that decides; a restore that is called off in [PostRestore] or earlier leaves no task, but

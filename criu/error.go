@@ -8,7 +8,7 @@ import (
 
 // Error reports that CRIU is not usable, or ran and refused.
 type Error struct {
-	Op     string        // "find", "check", "features", "cpuinfo", "dump" or "restore"
+	Op     string        // "find", "check", "features", "cpuinfo", "pre-dump", "dump" or "restore"
 	What   string        // one line: what failed
 	Cause  string        // one line: why, in plain words where the log text is known
 	Advice string        // one line: what to do about it; may be empty

@@ -1,8 +1,10 @@
 package criu
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -25,7 +27,7 @@ type Inventory struct {
 
 // ReadInventory reads inventory.img of a dump.
 func ReadInventory(dir string) (Inventory, error) {
-	b, err := readBounded(filepath.Join(dir, "inventory.img"), maxInventory)
+	b, err := readBounded(filepath.Join(dir, InventoryName), maxInventory)
 	if err != nil {
 		return Inventory{}, fmt.Errorf("inventory image: %w", err)
 	}
@@ -50,4 +52,25 @@ func parseInventory(b []byte) (Inventory, error) {
 		DumpUptime:   time.Duration(min(e.GetDumpUptime(), maxUptime)) * time.Microsecond,
 		TCPClose:     e.GetTcpClose(),
 	}, nil
+}
+
+// InventoryName is the file name of the inventory image.
+const InventoryName = "inventory.img"
+
+// KeepInventory removes everything from the images directory of a pre-dump but
+// its inventory.img, which is all that the next one needs of its parent.
+func KeepInventory(dir string) error {
+	if _, err := ReadInventory(dir); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.Name() != InventoryName {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
 }

@@ -31,9 +31,33 @@ type DumpOptions struct {
 	Lock            Lock          // of the network while the tree is held
 	Timeout         time.Duration // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
 
+	// TrackMem has the kernel note from now on which pages change, and CRIU leave
+	// out those that did not change since Parent. The kernel must have soft-dirty
+	// ([Features].MemTrack).
+	TrackMem bool
+	// Parent is the images directory of the pre-dump before, relative to ImagesDir.
+	// Only its inventory.img is read ([KeepInventory]): whether there are pages to
+	// leave out is what the page server says. CRIU links it into ImagesDir as "parent".
+	Parent string
+
 	// PageSocket, if not nil, is the index in [ChildOptions].Files of the socket to
 	// the page server ([PageSocket]). Nil writes pages to ImagesDir.
 	PageSocket *int
+}
+
+// PreDumpOptions are the settings of one pre-dump. The tree is held for a
+// moment, and its memory is read while it runs; a pre-dump has no hooks.
+type PreDumpOptions struct {
+	PID       int    // root of the tree, in CRIU's PID namespace
+	ImagesDir string // existing directory; of use is only the inventory.img in it afterwards
+	WorkDir   string // existing directory for pre-dump.log and statistics; default ImagesDir
+	Parent    string // images directory of the pre-dump before, relative to ImagesDir; "" in the first
+
+	// As in DumpOptions. The other settings of a dump say nothing about memory.
+	FreezeCgroup string
+	External     []string
+	Timeout      time.Duration
+	PageSocket   *int
 }
 
 // RestoreOptions are the settings of one restore.
@@ -56,6 +80,10 @@ type RestoreOptions struct {
 	OrphanPTSMaster bool   // pass the masters of new terminals through the [OrphanPTSMaster] hook
 	Root            string // new root directory; it must be a mount point
 	Lock            Lock
+	// Lazy leaves out the pages with PageLazy that the images do not hold, and
+	// hands the tree's userfaultfds to whoever listens on "lazy-pages.socket" in
+	// WorkDir. That has to listen before.
+	Lazy bool
 	// Sibling makes the restored root a child of the calling process instead of
 	// CRIU's. The caller must then reap it, after an abort as well.
 	Sibling bool

@@ -18,6 +18,18 @@ func NewPageClient(conn io.ReadWriter, v Version) *PageClient {
 	return &PageClient{conn: conn, version: v}
 }
 
+// Parent asks what a pre-dump asks of an image before it opens it.
+func (c *PageClient) Parent(img PageImage) (hasParent bool, err error) {
+	if err := c.send(message{cmd: cmdParent, image: img}); err != nil {
+		return false, err
+	}
+	var answer [4]byte
+	if _, err := io.ReadFull(c.conn, answer[:]); err != nil {
+		return false, fmt.Errorf("page server: %w", err)
+	}
+	return binary.NativeEndian.Uint32(answer[:]) != 0, nil
+}
+
 // Open begins an image and returns the server's answer.
 func (c *PageClient) Open(img PageImage) (hasParent bool, err error) {
 	if err := c.send(message{cmd: cmdOpen, image: img}); err != nil {

@@ -20,16 +20,21 @@ const (
 	readBuffer = 16 << 10
 )
 
-// PageSink receives the memory of a dump. Its methods are called in the order
-// of CRIU's stream, from one goroutine, while the tree is frozen: their time is
-// frozen time.
+// PageSink receives the memory of a dump or a pre-dump. Its methods are called
+// in the order of CRIU's stream, from one goroutine. In a dump the tree is
+// frozen meanwhile: their time is frozen time. In a pre-dump Open of a task is
+// called while the tree is frozen, and Extent once it runs again.
 type PageSink interface {
-	// Open begins an image. Extents of different images may be interleaved
-	// afterwards. hasParent tells CRIU whether an earlier dump holds pages of it.
+	// Open begins an image; it is called once for each. Extents of different
+	// images may be interleaved afterwards. hasParent tells CRIU whether an
+	// earlier dump holds pages of it. Only if it does, and the dump tracks memory,
+	// CRIU leaves pages out. For shared memory the answer must be false: CRIU
+	// tracks it only through the page tables of the tree.
 	Open(img PageImage) (hasParent bool, err error)
 	// Extent is called for every run of pages. With PagePresent it must read
-	// exactly e.Bytes() from r, which ends there; else r is empty. Reads into
-	// large buffers go straight from the socket.
+	// exactly e.Bytes() from r, which ends there. Else r is empty: with PageParent
+	// alone the run did not change since the parent. Reads into large buffers go
+	// straight from the socket.
 	Extent(e Extent, r io.Reader) error
 	// Close is called once, at the end of the stream. Its error fails the dump.
 	Close() error
@@ -63,7 +68,7 @@ func enlarge(fd, force, plain int) {
 	}
 }
 
-// ServePages is CRIU's page server for one dump: it reads the stream of a CRIU
+// ServePages is CRIU's page server for one dump or pre-dump: it reads the stream of a CRIU
 // of version v from conn and hands it to sink, until CRIU closes the stream.
 // conn is closed when it returns, and as soon as ctx ends. On an error sink is
 // not closed, and the dump fails.
@@ -87,11 +92,17 @@ type pageServer struct {
 	r       *bufio.Reader
 	version Version
 	sink    PageSink
-	open    map[PageImage]bool
+	images  map[PageImage]*imageState
+}
+
+// imageState is what was said about an image.
+type imageState struct {
+	parent bool // there is one
+	open   bool // pages may follow
 }
 
 func (s *pageServer) serve() error {
-	s.open = make(map[PageImage]bool)
+	s.images = make(map[PageImage]*imageState)
 	var buf [maxMessageSize]byte
 	b := buf[:messageSize(s.version)]
 	for {
@@ -113,6 +124,8 @@ func (s *pageServer) serve() error {
 
 func (s *pageServer) handle(m message) (last bool, err error) {
 	switch m.cmd {
+	case cmdParent:
+		return false, s.askParent(m.image)
 	case cmdOpen:
 		return false, s.openImage(m.image)
 	case cmdAdd:
@@ -123,25 +136,57 @@ func (s *pageServer) handle(m message) (last bool, err error) {
 	return false, fmt.Errorf("unknown command %#x", uint16(m.cmd))
 }
 
-// openImage answers one byte: whether there is a parent.
-func (s *pageServer) openImage(img PageImage) error {
-	if err := img.validate(); err != nil {
-		return err
+// askParent answers an int32: whether there is a parent. A pre-dump asks this
+// while it holds the tree, and opens the image with the same answer later.
+func (s *pageServer) askParent(img PageImage) error {
+	if s.images[img] != nil {
+		return fmt.Errorf("%v: asked for its parent twice", img)
 	}
-	if s.open[img] {
-		return fmt.Errorf("%v opened twice", img)
-	}
-	parent, err := s.sink.Open(img)
+	state, err := s.begin(img)
 	if err != nil {
 		return err
 	}
-	s.open[img] = true
+	var answer uint32
+	if state.parent {
+		answer = 1
+	}
+	_, err = s.conn.Write(binary.NativeEndian.AppendUint32(nil, answer))
+	return err
+}
+
+// openImage answers one byte: whether there is a parent.
+func (s *pageServer) openImage(img PageImage) error {
+	state := s.images[img]
+	if state == nil {
+		var err error
+		if state, err = s.begin(img); err != nil {
+			return err
+		}
+	}
+	if state.open {
+		return fmt.Errorf("%v opened twice", img)
+	}
+	state.open = true
 	answer := []byte{0}
-	if parent {
+	if state.parent {
 		answer[0] = 1
 	}
-	_, err = s.conn.Write(answer)
+	_, err := s.conn.Write(answer)
 	return err
+}
+
+// begin tells the sink about an image.
+func (s *pageServer) begin(img PageImage) (*imageState, error) {
+	if err := img.validate(); err != nil {
+		return nil, err
+	}
+	parent, err := s.sink.Open(img)
+	if err != nil {
+		return nil, err
+	}
+	state := &imageState{parent: parent}
+	s.images[img] = state
+	return state, nil
 }
 
 func (s *pageServer) extent(m message) error {
@@ -149,7 +194,7 @@ func (s *pageServer) extent(m message) error {
 	if err != nil {
 		return err
 	}
-	if !s.open[e.Image] {
+	if state := s.images[e.Image]; state == nil || !state.open {
 		return fmt.Errorf("%v: pages before it was opened", e.Image)
 	}
 	r := &io.LimitedReader{R: s.r}

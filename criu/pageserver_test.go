@@ -72,6 +72,9 @@ func TestServePages(t *testing.T) {
 	for _, v := range []Version{31700, 40100, 40200, 40201} {
 		sink := &listSink{parent: true}
 		serverErr, clientErr := serve(t, v, sink, func(c *PageClient, _ net.Conn) error {
+			if parent, err := c.Parent(task); err != nil || !parent {
+				t.Errorf("%v: Parent = %v, %v, want true", v, parent, err)
+			}
 			for _, img := range []PageImage{task, shmem} {
 				if parent, err := c.Open(img); err != nil || !parent {
 					t.Errorf("%v: Open = %v, %v, want true", v, parent, err)
@@ -93,7 +96,7 @@ func TestServePages(t *testing.T) {
 
 func TestServePagesRefuses(t *testing.T) {
 	img := PageImage{TaskImage, 1}
-	open := message{cmd: cmdOpen, image: img}
+	open, parent := message{cmd: cmdOpen, image: img}, message{cmd: cmdParent, image: img}
 	for name, test := range map[string]struct {
 		messages []message
 		sink     listSink
@@ -102,6 +105,9 @@ func TestServePagesRefuses(t *testing.T) {
 		"unknown command": {[]message{{cmd: 7}}, listSink{}, "unknown command"},
 		"pages unopened":  {[]message{{cmd: cmdAdd, pages: 1, image: img}}, listSink{}, "before it was opened"},
 		"opened twice":    {[]message{open, open}, listSink{}, "twice"},
+		"asked twice":     {[]message{parent, parent}, listSink{}, "twice"},
+		"asked late":      {[]message{open, parent}, listSink{}, "twice"},
+		"only asked for":  {[]message{parent, {cmd: cmdAdd, pages: 1, image: img}}, listSink{}, "before it was opened"},
 		"image type":      {[]message{{cmd: cmdOpen, image: PageImage{3, 1}}}, listSink{}, "unknown type"},
 		"no pages":        {[]message{open, {cmd: cmdAdd, image: img}}, listSink{}, "out of range"},
 		"too many pages":  {[]message{open, {cmd: cmdAdd, image: img, pages: 1 << 60}}, listSink{}, "out of range"},

@@ -70,6 +70,7 @@ type command uint16
 
 const (
 	cmdOpen       command = 4 // OPEN2
+	cmdParent     command = 5 // PARENT, of a pre-dump, before OPEN2
 	cmdAdd        command = 6 // ADD_F
 	cmdClose      command = 0x1023
 	cmdForceClose command = 0x1024

@@ -2,7 +2,9 @@ package criu
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -52,11 +54,52 @@ func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
 	if o.Timeout > 0 {
 		opts.Timeout = proto.Uint32(uint32((o.Timeout + time.Second - 1) / time.Second))
 	}
-	if o.PageSocket != nil {
-		opts.Ps = &rpc.CriuPageServerInfo{Fd: proto.Int32(int32(firstFile + *o.PageSocket))}
+	sendPages(opts, o.PageSocket)
+	opts.TrackMem = set(o.TrackMem)
+	if err := chain(opts, o.Parent); err != nil {
+		return nil, err
+	}
+	if o.Parent != "" && !o.TrackMem {
+		return nil, errors.New("dump with a parent needs memory tracking")
 	}
 	lockNetwork(opts, o.Lock)
 	return &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: opts}, nil
+}
+
+// preDumpRequest builds the message for a pre-dump. It does no I/O.
+//
+// Pages are read with process_vm_readv once the tree runs again: the other
+// mode moves all of them into pipes while the tree is held.
+func preDumpRequest(o PreDumpOptions, d directories) (*rpc.CriuReq, error) {
+	req, err := dumpRequest(DumpOptions{
+		PID: o.PID, Parent: o.Parent, TrackMem: true, LeaveRunning: true,
+		FreezeCgroup: o.FreezeCgroup, External: o.External, Timeout: o.Timeout, PageSocket: o.PageSocket,
+	}, d)
+	if err != nil {
+		return nil, fmt.Errorf("pre-%w", err)
+	}
+	req.Type = rpc.CriuReqType_PRE_DUMP.Enum()
+	req.Opts.LogFile = proto.String("pre-dump.log")
+	req.Opts.PreDumpMode = rpc.CriuPreDumpMode_VM_READ.Enum()
+	return req, nil
+}
+
+func sendPages(opts *rpc.CriuOpts, file *int) {
+	if file != nil {
+		opts.Ps = &rpc.CriuPageServerInfo{Fd: proto.Int32(int32(firstFile + *file))}
+	}
+}
+
+// chain names the parent. CRIU makes a symbolic link of it, which has to lead
+// to the same place wherever the images are.
+func chain(opts *rpc.CriuOpts, parent string) error {
+	if filepath.IsAbs(parent) {
+		return fmt.Errorf("dump with parent %s: not relative to the images", parent)
+	}
+	if parent != "" {
+		opts.ParentImg = proto.String(parent)
+	}
+	return nil
 }
 
 // restoreRequest builds the message for a restore. It does no I/O.
@@ -73,6 +116,7 @@ func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
 	opts.ExtUnixSk = set(o.ExtUnixSockets)
 	opts.OrphanPtsMaster = set(o.OrphanPTSMaster)
 	opts.RstSibling = set(o.Sibling)
+	opts.LazyPages = set(o.Lazy)
 	opts.External = slices.Clone(o.External)
 	for _, fd := range o.InheritFDs {
 		opts.InheritFd = append(opts.InheritFd, &rpc.InheritFd{Key: proto.String(fd.Key), Fd: proto.Int32(int32(firstFile + fd.File))})

@@ -67,6 +67,7 @@ func TestDumpRequest(t *testing.T) {
 		TCPEstablished: true, TCPClose: true, ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9,
 		ExtUnixSockets: true, External: []string{"tty[1:2]"}, LeaveRunning: true, OrphanPTSMaster: true,
 		Lock: LockNFTables, Timeout: 1500 * time.Millisecond, PageSocket: new(2),
+		TrackMem: true, Parent: "../1",
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: &rpc.CriuOpts{
 		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("dump.log"),
@@ -75,7 +76,7 @@ func TestDumpRequest(t *testing.T) {
 		FileLocks: proto.Bool(true), LinkRemap: proto.Bool(true), ExtUnixSk: proto.Bool(true), LeaveRunning: proto.Bool(true),
 		OrphanPtsMaster: proto.Bool(true), External: []string{"tty[1:2]"}, FreezeCgroup: proto.String("/sys/fs/cgroup/a"),
 		GhostLimit: proto.Uint32(9), Timeout: proto.Uint32(2), Ps: &rpc.CriuPageServerInfo{Fd: proto.Int32(6)},
-		NetworkLock: rpc.CriuNetworkLockMethod_NFTABLES.Enum(),
+		NetworkLock: rpc.CriuNetworkLockMethod_NFTABLES.Enum(), TrackMem: proto.Bool(true), ParentImg: proto.String("../1"),
 	}}
 	got, err := dumpRequest(o, directories{images: 10, work: 11})
 	if err != nil || !proto.Equal(got, want) {
@@ -84,13 +85,35 @@ func TestDumpRequest(t *testing.T) {
 	if _, err := dumpRequest(DumpOptions{}, directories{}); err == nil {
 		t.Error("dumpRequest without a PID = nil, want an error")
 	}
+	for _, o := range []DumpOptions{{PID: 1, TrackMem: true, Parent: "/1"}, {PID: 1, Parent: "../1"}} {
+		if _, err := dumpRequest(o, directories{}); err == nil {
+			t.Errorf("dumpRequest of %+v = nil, want an error", o)
+		}
+	}
+}
+
+func TestPreDumpRequest(t *testing.T) {
+	o := PreDumpOptions{
+		PID: 7, Parent: "../1", FreezeCgroup: "/sys/fs/cgroup/a", External: []string{"tty[1:2]"}, Timeout: time.Second, PageSocket: new(0),
+	}
+	want := &rpc.CriuReq{Type: rpc.CriuReqType_PRE_DUMP.Enum(), Opts: &rpc.CriuOpts{
+		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("pre-dump.log"),
+		NotifyScripts: proto.Bool(true), ManageCgroups: proto.Bool(false), ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
+		Pid: proto.Int32(7), FreezeCgroup: proto.String("/sys/fs/cgroup/a"), External: []string{"tty[1:2]"}, Timeout: proto.Uint32(1),
+		LeaveRunning: proto.Bool(true), TrackMem: proto.Bool(true), ParentImg: proto.String("../1"),
+		PreDumpMode: rpc.CriuPreDumpMode_VM_READ.Enum(), Ps: &rpc.CriuPageServerInfo{Fd: proto.Int32(4)},
+	}}
+	got, err := preDumpRequest(o, directories{images: 10, work: 11})
+	if err != nil || !proto.Equal(got, want) {
+		t.Errorf("preDumpRequest = %v, %v\nwant %v", got, err, want)
+	}
 }
 
 func TestRestoreRequest(t *testing.T) {
 	o := RestoreOptions{
 		ManageCgroupsMode: "full", CgroupRoot: "/a", TCPEstablished: true, TCPClose: true,
 		ShellJob: true, FileLocks: true, LinkRemap: true, GhostLimit: 9, ExtUnixSockets: true, External: []string{"tty[1:2]"},
-		InheritFDs: []InheritFD{{"pipe:[5]", 0}, {"tty[1:2]", 3}}, OrphanPTSMaster: true, Root: "/r", Lock: LockNFTables, Sibling: true,
+		InheritFDs: []InheritFD{{"pipe:[5]", 0}, {"tty[1:2]", 3}}, OrphanPTSMaster: true, Root: "/r", Lock: LockNFTables, Sibling: true, Lazy: true,
 	}
 	want := &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: &rpc.CriuOpts{
 		ImagesDirFd: proto.Int32(10), WorkDirFd: proto.Int32(11), LogLevel: proto.Int32(4), LogFile: proto.String("restore.log"),
@@ -99,7 +122,7 @@ func TestRestoreRequest(t *testing.T) {
 		ShellJob: proto.Bool(true), FileLocks: proto.Bool(true), LinkRemap: proto.Bool(true), GhostLimit: proto.Uint32(9),
 		ExtUnixSk: proto.Bool(true), External: []string{"tty[1:2]"}, OrphanPtsMaster: proto.Bool(true), Root: proto.String("/r"),
 		InheritFd:  []*rpc.InheritFd{{Key: proto.String("pipe:[5]"), Fd: proto.Int32(4)}, {Key: proto.String("tty[1:2]"), Fd: proto.Int32(7)}},
-		RstSibling: proto.Bool(true), NetworkLock: rpc.CriuNetworkLockMethod_NFTABLES.Enum(),
+		RstSibling: proto.Bool(true), LazyPages: proto.Bool(true), NetworkLock: rpc.CriuNetworkLockMethod_NFTABLES.Enum(),
 	}}
 	got, err := restoreRequest(o, directories{images: 10, work: 11})
 	if err != nil || !proto.Equal(got, want) {
@@ -122,6 +145,9 @@ func TestEveryOptionIsSent(t *testing.T) {
 		}
 		if name == "ManageCgroupsMode" {
 			o.ManageCgroupsMode = "soft"
+		}
+		if name == "Parent" {
+			o.TrackMem = true // TestDumpRequest has both
 		}
 		o.PID++
 		got, err := dumpRequest(o, directories{})

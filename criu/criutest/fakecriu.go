@@ -85,7 +85,9 @@ func (f *fakeCRIU) serve() error {
 	case rpc.CriuReqType_VERSION:
 		resp.Version = &rpc.CriuVersion{MajorNumber: proto.Int32(4), MinorNumber: proto.Int32(2), Sublevel: proto.Int32(1)}
 	case rpc.CriuReqType_FEATURE_CHECK:
-		resp.Features = &rpc.CriuFeatures{MemTrack: proto.Bool(false), LazyPages: proto.Bool(true), PidfdStore: proto.Bool(true)}
+		resp.Features = &rpc.CriuFeatures{MemTrack: proto.Bool(true), LazyPages: proto.Bool(true), PidfdStore: proto.Bool(true)}
+	case rpc.CriuReqType_PRE_DUMP:
+		f.run(resp, "Pre-dumping", f.preDump)
 	case rpc.CriuReqType_DUMP:
 		f.run(resp, "Dumping", f.dump)
 	case rpc.CriuReqType_RESTORE:

@@ -68,6 +68,58 @@ func (f *fakeCRIU) dump() error {
 	return errors.Join(err, setFrozen(p.Cgroup, frozen), f.world.set(pid, Running))
 }
 
+// preDump follows CRIU: hold the tree, ask for its parent, let go, send the
+// memory. No hook belongs to it.
+func (f *fakeCRIU) preDump() error {
+	pid := int(f.opts.GetPid())
+	p := f.world.load(pid)
+	if p.State == Gone {
+		return &cError{fmt.Sprintf("Can't open proc for %d: No such process", pid), syscall.ESRCH}
+	}
+	if !f.opts.GetTrackMem() || f.opts.GetPs() == nil {
+		return errors.New("a pre-dump that is not modelled")
+	}
+	client, err := f.pageServer()
+	if err != nil {
+		return err
+	}
+	if err := f.world.hold(p); err != nil {
+		return err
+	}
+	parent, err := client.Parent(taskImage(pid))
+	if err == nil && parent {
+		err = f.checkParent()
+	}
+	if err := errors.Join(err, f.world.set(pid, Running)); err != nil {
+		return err
+	}
+	return errors.Join(f.sendTo(client, pid), f.writeInventory())
+}
+
+// checkParent wants what detect_pid_reuse of CRIU does.
+func (f *fakeCRIU) checkParent() error {
+	images, err := os.Readlink(f.images()) // the parent is relative to the directory, not to its descriptor
+	if err != nil {
+		return err
+	}
+	inv, err := criu.ReadInventory(filepath.Join(images, f.opts.GetParentImg()))
+	if f.opts.GetParentImg() == "" || err != nil || inv.DumpUptime == 0 {
+		return errors.New("Pid-reuse detection failed: no parent inventory, check warnings in get_parent_inventory")
+	}
+	return nil
+}
+
+// writeInventory writes the magic number and one message: img_version 2 and,
+// if memory is tracked, a dump_uptime of a second.
+func (f *fakeCRIU) writeInventory() error {
+	b := []byte{0x16, 0x31, 0x31, 0x58, 2, 0, 0, 0, 0x08, 2}
+	if f.opts.GetTrackMem() {
+		b = append(b, 0x40, 0xc0, 0x84, 0x3d)
+		b[4] += 4
+	}
+	return os.WriteFile(filepath.Join(f.images(), "inventory.img"), b, 0o600)
+}
+
 // save writes the images and sends the memory.
 func (f *fakeCRIU) save(p record) error {
 	b, err := json.Marshal(p)
@@ -79,11 +131,9 @@ func (f *fakeCRIU) save(p record) error {
 		name = "timens-9.img"
 	}
 	now := time.Since(epoch) + p.Offset
-	// The magic number, one message of two bytes: img_version 2.
-	inventory := []byte{0x16, 0x31, 0x31, 0x58, 2, 0, 0, 0, 0x08, 2}
 	return errors.Join(
 		os.WriteFile(filepath.Join(f.images(), "pstree.img"), b, 0o600),
-		os.WriteFile(filepath.Join(f.images(), "inventory.img"), inventory, 0o600),
+		f.writeInventory(),
 		criu.WriteTimens(f.images(), name, migrate.ClockReading{Monotonic: now, Boottime: now}),
 		f.sendMemory(p.PID),
 	)
@@ -94,17 +144,38 @@ func (f *fakeCRIU) sendMemory(pid int) error {
 		m := &Memory{}
 		return errors.Join(toSink(m, pid), m.WriteImages(f.images()))
 	}
-	conn, err := net.FileConn(os.NewFile(uintptr(f.opts.GetPs().GetFd()), "pages"))
+	client, err := f.pageServer()
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	client := criu.NewPageClient(conn, FakeVersion)
-	if _, err := client.Open(taskImage(pid)); err != nil {
+	return f.sendTo(client, pid)
+}
+
+func (f *fakeCRIU) pageServer() (*criu.PageClient, error) {
+	conn, err := net.FileConn(os.NewFile(uintptr(f.opts.GetPs().GetFd()), "pages"))
+	if err != nil {
+		return nil, err
+	}
+	return criu.NewPageClient(conn, FakeVersion), nil
+}
+
+// sendTo sends a process's memory. What is not the stack never changes: it is
+// left out if it was in a pre-dump.
+func (f *fakeCRIU) sendTo(client *criu.PageClient, pid int) error {
+	parent, err := client.Open(taskImage(pid))
+	if err != nil {
 		return err
 	}
-	for _, e := range fakeExtents {
+	if f.opts.GetTrackMem() && parent {
+		if err := f.checkParent(); err != nil {
+			return err
+		}
+	}
+	for i, e := range fakeExtents {
 		x := criu.Extent{Image: taskImage(pid), Address: e.Address, Pages: e.Pages, Flags: e.Flags}
+		if parent && f.opts.GetTrackMem() && f.opts.GetParentImg() != "" && i < len(fakeExtents)-1 {
+			x.Flags = criu.PageParent
+		}
 		if err := client.Extent(x, fakeMemory(pid, e)); err != nil {
 			return err
 		}

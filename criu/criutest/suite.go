@@ -31,6 +31,9 @@ func Run(t *testing.T, newEngine func(testing.TB) Engine) {
 		"cgroup mode ignore":           testCgroupIgnore,
 		"clock edited at pre-restore":  testClock,
 		"restore without memory fails": testNoMemory,
+		"rounds of pre-dumps":          testPreDumps,
+		"pre-dump without inventory":   testNoInventory,
+		"pre-dump of no process":       testPreDumpGone,
 	} {
 		t.Run(name, func(t *testing.T) { test(&session{T: t, e: newEngine(t), dir: t.TempDir()}) })
 	}
