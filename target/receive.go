@@ -208,7 +208,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 		return &storeError{err}
 	}
 	var err error
-	if r.store, err = pagestore.New(r.dir, r.reserved); err != nil {
+	if r.store, err = pagestore.New(r.dir, r.reserved, false); err != nil {
 		return &storeError{err}
 	}
 	if len(r.offer.Init) > 0 {

@@ -1,8 +1,11 @@
 package pagestore
 
 import (
+	"errors"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // pagesFile is a file of pages, made when the first page arrives. Zero pages
@@ -42,20 +45,51 @@ func (p *pagesFile) append(pages uint64, content []byte) (slot uint64, err error
 // put overwrites pages; content nil means zero pages.
 func (p *pagesFile) put(slot, pages uint64, content []byte) error {
 	if content == nil {
-		content = make([]byte, pages*pageSize)
+		return p.punch(slot, pages)
 	}
 	_, err := p.f.WriteAt(content, int64(slot)*pageSize)
 	return err
 }
 
-func (p *pagesFile) copyFrom(from *pagesFile, slot, pages uint64) error {
-	to, err := p.append(pages, nil)
-	if err != nil {
-		return err
+// punch makes pages zero and gives their memory back. A file system without
+// holes gets zeros instead.
+func (p *pagesFile) punch(slot, pages uint64) error {
+	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	err := unix.Fallocate(int(p.f.Fd()), mode, int64(slot)*pageSize, int64(pages)*pageSize)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return os.NewSyscallError("fallocate", err)
+	}
+	zeros := io.NewSectionReader(zeroes{}, 0, int64(pages)*pageSize)
+	_, err = io.Copy(io.NewOffsetWriter(p.f, int64(slot)*pageSize), zeros)
+	return err
+}
+
+type zeroes struct{}
+
+// ReadAt reads zeros.
+func (zeroes) ReadAt(b []byte, _ int64) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// read fills buf with the pages from slot on. Zero pages at the end of the
+// file may not exist yet.
+func (p *pagesFile) read(slot uint64, buf []byte) error {
+	n, err := p.f.ReadAt(buf, int64(slot)*pageSize)
+	if errors.Is(err, io.EOF) {
+		clear(buf[n:])
+		return nil
+	}
+	return err
+}
+
+func (p *pagesFile) copyFrom(from *pagesFile, slot, pages uint64) (to uint64, err error) {
+	if to, err = p.append(pages, nil); err != nil {
+		return 0, err
 	}
 	r := io.NewSectionReader(from.f, int64(slot)*pageSize, int64(pages)*pageSize)
 	_, err = io.Copy(io.NewOffsetWriter(p.f, int64(to)*pageSize), r)
-	return err
+	return to, err
 }
 
 // seal gives the file its full length, so that zero pages at its end exist.

@@ -2,7 +2,7 @@ package pagestore
 
 import (
 	"fmt"
-	"slices"
+	"sort"
 )
 
 const pageSize = 4096
@@ -16,68 +16,78 @@ type run struct {
 
 func (r run) end() uint64 { return r.address + r.pages*pageSize }
 
+// from returns what is left of r from address on.
+func (r run) from(address uint64) run {
+	n := (address - r.address) / pageSize
+	return run{address, r.pages - n, r.slot + n}
+}
+
+// joins reports whether next goes on where r ends, in memory and in the file.
+func (r run) joins(next run) bool {
+	return next.address == r.end() && next.slot == r.slot+r.pages
+}
+
 // index maps addresses to slots. Runs ascend and do not overlap.
 type index []run
 
 // add appends pages behind the last run, which they must not precede.
-func (x *index) add(address, pages, slot uint64) error {
+func (x *index) add(r run) error {
 	if n := len(*x); n > 0 {
 		last := &(*x)[n-1]
-		if address < last.end() {
-			return fmt.Errorf("pages at %#x come after those at %#x", address, last.address)
+		if r.address < last.end() {
+			return fmt.Errorf("pages at %#x come after those at %#x", r.address, last.address)
 		}
-		if address == last.end() && slot == last.slot+last.pages {
-			last.pages += pages
+		if last.joins(r) {
+			last.pages += r.pages
 			return nil
 		}
 	}
-	*x = append(*x, run{address, pages, slot})
+	*x = append(*x, r)
 	return nil
 }
 
-// insert puts pages where they belong; none of them may be there already.
-func (x *index) insert(address, pages, slot uint64) {
-	i, _ := slices.BinarySearchFunc(*x, address, func(r run, a uint64) int {
-		switch {
-		case r.address < a:
-			return -1
-		case r.address > a:
-			return 1
-		}
-		return 0
-	})
-	*x = slices.Insert(*x, i, run{address, pages, slot})
+// fits reports whether pages at address can be added.
+func (x index) fits(address uint64) bool {
+	return len(x) == 0 || x[len(x)-1].end() <= address
 }
 
-// A part of a range is either wholly in one run or in none.
-type part struct {
-	address, pages, slot uint64
-	found                bool
-}
-
-// parts cuts a range at the borders of the index's runs.
-func (x index) parts(address, pages uint64) []part {
-	end := address + pages*pageSize
-	i, _ := slices.BinarySearchFunc(x, address, func(r run, a uint64) int {
-		if r.end() <= a {
-			return -1
-		}
-		return 1
-	})
-	var out []part
-	for address < end {
-		if i == len(x) || x[i].address >= end {
-			return append(out, part{address: address, pages: (end - address) / pageSize})
-		}
-		r := x[i]
-		if address < r.address {
-			out = append(out, part{address: address, pages: (r.address - address) / pageSize})
-			address = r.address
-		}
-		stop := min(end, r.end())
-		out = append(out, part{address, (stop - address) / pageSize, r.slot + (address-r.address)/pageSize, true})
-		address = stop
-		i++
+// at returns the pages from address on that lie beside each other. If there are
+// none it returns how many are missing at most; 0 means all that follow.
+func (x index) at(address uint64) (r run, found bool) {
+	i := sort.Search(len(x), func(i int) bool { return x[i].end() > address })
+	switch {
+	case i == len(x):
+		return run{address: address}, false
+	case x[i].address > address:
+		return run{address: address, pages: (x[i].address - address) / pageSize}, false
 	}
-	return out
+	return x[i].from(address), true
+}
+
+// scattered maps single pages to slots: those that appear after the first
+// round, in any order.
+type scattered map[uint64]uint64
+
+// at returns the pages from address on that lie beside each other, or are
+// missing beside each other, at most limit.
+func (x scattered) at(address, limit uint64) (r run, found bool) {
+	if len(x) == 0 {
+		return run{address: address, pages: limit}, false
+	}
+	slot, found := x[address]
+	r = run{address, 1, slot}
+	for r.pages < limit {
+		next, ok := x[r.end()]
+		if ok != found || ok && next != slot+r.pages {
+			break
+		}
+		r.pages++
+	}
+	return r, found
+}
+
+func (x scattered) add(r run) {
+	for i := range r.pages {
+		x[r.address+i*pageSize] = r.slot + i
+	}
 }
