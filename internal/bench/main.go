@@ -1,7 +1,8 @@
 // Command bench measures moves beside what people do without migrate, in the
 // same run on the same machine, so that the ratios mean something where the
 // figures themselves are noisy. Downtime is the largest gap that the workload
-// itself saw. Its result is an array of JSON objects, one for each contender.
+// itself or its client saw. Its result is an array of JSON objects, one for each
+// contender.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"migrate/internal/atomicfile"
@@ -22,7 +24,7 @@ import (
 // for each run, in order.
 type Entry struct {
 	Scenario  string    `json:"scenario"`
-	Contender string    `json:"contender"` // "plain-criu" or "migrate"
+	Contender string    `json:"contender"` // "plain-criu", "criu-lazy" or "migrate"
 	Tracker   string    `json:"tracker"`   // "" where there is none
 	RSS       uint64    `json:"rss_bytes"` // of the workload's memory
 	Downtime  []float64 `json:"downtime_ms"`
@@ -30,26 +32,39 @@ type Entry struct {
 	Total     []float64 `json:"total_ms"`
 	Wire      []uint64  `json:"wire_bytes"`
 	AgentPeak []uint64  `json:"source_peak_rss_bytes,omitempty"` // of the source process, over its whole life
+
+	Before []float64            `json:"stall_before_ms,omitempty"` // the client's largest gap before that of the move itself
+	After  []float64            `json:"stall_after_ms,omitempty"`  // and after it, until 2 s after the contender has finished
+	Parts  map[string][]float64 `json:"parts_ms,omitempty"`        // of the downtime, by phase, as migrate reports them
 }
 
 // A scenario measures its contenders in turn and returns one entry for each.
 type scenario struct {
-	name string
-	run  func(ctx context.Context, name string, runs int) ([]Entry, error)
+	name  string
+	asked bool // runs only when asked for
+	run   func(ctx context.Context, name string, runs int) ([]Entry, error)
 }
 
 var scenarios = []scenario{
-	{"capsule-256m-unshaped", func(ctx context.Context, name string, runs int) ([]Entry, error) {
-		return unshaped(ctx, name, runs, 256)
-	}},
-	{"capsule-64m-unshaped", func(ctx context.Context, name string, runs int) ([]Entry, error) {
-		return unshaped(ctx, name, runs, 64)
-	}},
+	{"capsule-256m-unshaped", false, capsule{mib: 256, dirty: 1000}.run},
+	{"capsule-64m-unshaped", false, capsule{mib: 64, dirty: 1000}.run},
+	{"redis-1g-1gbit", false, redis{gib: 1, rate: "1gbit"}.run},
+	{"idle-1g", true, capsule{mib: 1 << 10}.run},
+	{"idle-4g", true, capsule{mib: 4 << 10}.run},
+}
+
+// chosen reports whether a scenario runs when only is asked for: its name, or
+// what begins its name and those of others, or "" for what runs by default.
+func (s scenario) chosen(only string) bool {
+	if only == "" {
+		return !s.asked
+	}
+	return s.name == only || strings.HasPrefix(s.name, only+"-")
 }
 
 func main() {
 	out := flag.String("o", "build/bench.json", "`file` for the result")
-	only := flag.String("only", "", "`scenario` to run (default all)")
+	only := flag.String("only", "", "`scenario` to run, or how the names of some begin (default all that are quick)")
 	runs := flag.Int("runs", 5, "`number` of runs of each contender")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -67,7 +82,7 @@ func run(ctx context.Context, out, only string, runs int) error {
 	}
 	found := false
 	for _, s := range scenarios {
-		if only != "" && s.name != only {
+		if !s.chosen(only) {
 			continue
 		}
 		found = true
