@@ -1,13 +1,14 @@
 // Package cgroup freezes process trees through control groups, of version 1
 // (the freezer controller) and version 2 (cgroup.freeze) alike.
 //
-// A group is used as a freezer only. Where both versions are mounted, the
-// unified hierarchy is preferred if the kernel can freeze there (Linux 5.2);
-// the version 1 freezer is as good, but its tasks cannot be killed while they are
-// frozen. A group lives under "migrate" at the top of the hierarchy as the
-// caller sees it. No controller is enabled in it; on a host with only the
-// unified hierarchy a process that is moved there is out of the limits of the
-// group it came from until [Placement.Restore].
+// A group is used as a freezer, and to slow what is in it; see [CPULimit]. Where
+// both versions are mounted, the unified hierarchy is preferred if the kernel can
+// freeze there (Linux 5.2); the version 1 freezer is as good, but its tasks
+// cannot be killed while they are frozen. A group lives under "migrate" at the
+// top of the hierarchy as the caller sees it. Until it is slowed no controller
+// is enabled in it; on a host with only the unified hierarchy a process that is
+// moved there is out of the limits of the group it came from until
+// [Placement.Restore].
 //
 // The state of a freezer belongs to the kernel, not to the process that set
 // it: a frozen group stays frozen when that process dies.

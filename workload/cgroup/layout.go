@@ -24,6 +24,7 @@ type Layout struct {
 	Mode    string // V1, V2 or Hybrid
 	Unified Mount  // the version 2 hierarchy; zero if there is none
 	Freezer Mount  // the version 1 hierarchy with the freezer; zero if there is none
+	CPU     Mount  // the version 1 hierarchy with the processor controller; zero if there is none
 }
 
 // Mount is a mounted hierarchy.
@@ -61,8 +62,12 @@ func parseMounts(r io.Reader) (Layout, error) {
 			l.Unified = wider(l.Unified, m)
 		case "cgroup":
 			v1 = true
-			if slices.Contains(strings.Split(right[2], ","), "freezer") {
+			options := strings.Split(right[2], ",")
+			if slices.Contains(options, "freezer") {
 				l.Freezer = wider(l.Freezer, m)
+			}
+			if slices.Contains(options, "cpu") {
+				l.CPU = wider(l.CPU, m)
 			}
 		}
 	}
@@ -126,25 +131,37 @@ func (l Layout) dirOf(m Mount, pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name, ok := cgroupName(string(b), m == l.Unified)
+	name, ok := cgroupName(string(b), l.controller(m))
 	if !ok {
 		return "", fmt.Errorf("process %d: not in the hierarchy of %s", pid, m.Dir)
 	}
 	return m.locate(name)
 }
 
-// cgroupName finds a line "ID:CONTROLLERS:PATH" of /proc/PID/cgroup: the
-// unified one, or the freezer's.
-func cgroupName(text string, unified bool) (string, bool) {
+// controller names the one by which m is known in /proc/PID/cgroup, "" for the
+// unified hierarchy.
+func (l Layout) controller(m Mount) string {
+	switch m {
+	case l.Unified:
+		return ""
+	case l.CPU:
+		return "cpu"
+	}
+	return "freezer"
+}
+
+// cgroupName finds a line "ID:CONTROLLERS:PATH" of /proc/PID/cgroup: that of a
+// controller, or the unified one.
+func cgroupName(text, controller string) (string, bool) {
 	for line := range strings.Lines(text) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(f) != 3 {
 			continue
 		}
-		if unified && f[0] == "0" && f[1] == "" {
-			return f[2], true
+		if controller == "" && f[0] != "0" {
+			continue
 		}
-		if !unified && slices.Contains(strings.Split(f[1], ","), "freezer") {
+		if slices.Contains(strings.Split(f[1], ","), controller) {
 			return f[2], true
 		}
 	}

@@ -17,14 +17,15 @@ const (
 func TestParseMounts(t *testing.T) {
 	unified := Mount{Dir: "/sys/fs/cgroup/unified", Root: "/"}
 	freezer := Mount{Dir: "/sys/fs/cgroup/freezer", Root: "/"}
+	cpu := Mount{Dir: "/sys/fs/cgroup/cpu", Root: "/"}
 	tests := map[string]struct {
 		text string
 		want Layout
 	}{
-		"v1":             {otherLine + cpuLine + freezerLine, Layout{Mode: V1, Freezer: freezer}},
+		"v1":             {otherLine + cpuLine + freezerLine, Layout{Mode: V1, Freezer: freezer, CPU: cpu}},
 		"v2":             {otherLine + pureLine, Layout{Mode: V2, Unified: Mount{Dir: "/sys/fs/cgroup", Root: "/"}}},
-		"hybrid":         {cpuLine + freezerLine + unifiedLine, Layout{Mode: Hybrid, Unified: unified, Freezer: freezer}},
-		"no v1 freezer":  {cpuLine + unifiedLine, Layout{Mode: Hybrid, Unified: unified}},
+		"hybrid":         {cpuLine + freezerLine + unifiedLine, Layout{Mode: Hybrid, Unified: unified, Freezer: freezer, CPU: cpu}},
+		"no v1 freezer":  {cpuLine + unifiedLine, Layout{Mode: Hybrid, Unified: unified, CPU: cpu}},
 		"part of it":     {boundLine, Layout{Mode: V2, Unified: Mount{Dir: "/mnt/with space", Root: "/a"}}},
 		"part and whole": {boundLine + pureLine + boundLine, Layout{Mode: V2, Unified: Mount{Dir: "/sys/fs/cgroup", Root: "/"}}},
 	}
@@ -43,14 +44,14 @@ func TestParseMounts(t *testing.T) {
 
 func TestCgroupName(t *testing.T) {
 	const text = "9:name=systemd:/x\n6:cpu,freezer:/v1:with colon\n4:memory:/m\n0::/v2\n"
-	if got, ok := cgroupName(text, true); !ok || got != "/v2" {
+	if got, ok := cgroupName(text, ""); !ok || got != "/v2" {
 		t.Errorf("cgroupName(v2) = %q, %v", got, ok)
 	}
-	if got, ok := cgroupName(text, false); !ok || got != "/v1:with colon" {
+	if got, ok := cgroupName(text, "freezer"); !ok || got != "/v1:with colon" {
 		t.Errorf("cgroupName(v1) = %q, %v", got, ok)
 	}
-	for _, unified := range []bool{true, false} {
-		if got, ok := cgroupName("4:memory:/m\nx\n", unified); ok {
+	for _, controller := range []string{"", "freezer", "cpu"} {
+		if got, ok := cgroupName("4:memory:/m\nx\n", controller); ok {
 			t.Errorf("cgroupName = %q, want none", got)
 		}
 	}
