@@ -33,6 +33,13 @@ func findSyscall(pid int) (uint64, error) {
 	return 0, errors.New("it has no system call instruction")
 }
 
+// isSyscall reports whether a system call instruction is at addr.
+func isSyscall(pid int, addr uint64) bool {
+	b := make([]byte, len(instruction))
+	_, err := unix.ProcessVMReadv(pid, iovec(b), remote(addr, len(b)), 0)
+	return err == nil && bytes.Equal(b, instruction)
+}
+
 type span struct{ start, end uint64 }
 
 // executable lists the code in a /proc/PID/maps, the vdso first.

@@ -36,7 +36,7 @@ type Thread struct {
 // [Thread.Resume] must be called after.
 func Stop(pid int) (*Thread, error) {
 	entry, err := findSyscall(pid)
-	if err != nil {
+	if errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("stopping process %d: %w", pid, err)
 	}
 	t := &Thread{tid: pid, entry: entry, calls: make(chan func())}
@@ -110,6 +110,11 @@ func (t *Thread) save() (err error) {
 	if t.saved, err = getRegisters(t.tid); err != nil {
 		return err
 	}
+	if !isSyscall(t.tid, t.entry) { // it has executed another program meanwhile
+		if t.entry, err = findSyscall(t.tid); err != nil {
+			return err
+		}
+	}
 	t.rseq = getRestartable(t.tid)
 	if err := ptraceAt(unix.PTRACE_GETSIGMASK, t.tid, 8, unsafe.Pointer(&t.mask)); err != nil {
 		return err
@@ -181,14 +186,17 @@ func (t *Thread) detach() error { return ptrace(unix.PTRACE_DETACH, t.tid, 0, 0)
 // by request, with the signal that it was about to receive: SIGSTOP and SIGKILL
 // cannot be blocked.
 func (t *Thread) await(request int, is func(unix.WaitStatus) bool) error {
-	for end := time.Now().Add(Timeout); time.Now().Before(end); {
+	begun := time.Now()
+	for time.Since(begun) < Timeout {
 		var status unix.WaitStatus
 		got, err := unix.Wait4(t.tid, &status, unix.WALL|unix.WNOHANG, nil)
 		switch {
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return err
 		case got != t.tid:
-			_ = unix.Nanosleep(&unix.Timespec{Nsec: 10_000}, nil) // cut short is as good
+			if time.Since(begun) > 50*time.Microsecond { // it mostly comes sooner
+				_ = unix.Nanosleep(&unix.Timespec{Nsec: 10_000}, nil) // cut short is as good
+			}
 			continue
 		case !status.Stopped():
 			return unix.ESRCH

@@ -15,21 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// victims are what a process may be at when it is stopped. Each does its call,
-// reports an error of it, and says "ended".
+// victims are what a process may be at when it is stopped. Each makes its call,
+// by the C library and so without Python's own retries, checks what it returned,
+// and says "ended".
 var victims = map[string]string{
-	"nanosleep":  `import time; time.sleep(0.6)`, // clock_nanosleep in Python from 3.11
-	"poll":       `import select; p = select.poll(); p.register(0, select.POLLIN); r = p.poll(5000); assert r and r[0][1], r`,
-	"select":     `import select; r = select.select([0], [], [], 5); assert r[0], r`,
-	"read":       `import os; assert os.read(0, 1) == b"x"`,
-	"futex":      `import threading, os; l = threading.Lock(); l.acquire(); threading.Thread(target=lambda: (os.read(0, 1), l.release())).start(); assert l.acquire(timeout=5)`,
-	"sigsuspend": `import ctypes, signal; signal.signal(signal.SIGUSR1, lambda *a: None); ctypes.CDLL(None).pause()`,
-	"running":    "import time\nend = time.monotonic() + 0.6\nn = 0\nwhile time.monotonic() < end:\n n += 1",
-	"threads":    `import threading, time, os; [threading.Thread(target=time.sleep, args=(0.6,)).start() for _ in range(8)]`,
-	"nobody":     `import os; os.setgid(65534); os.setuid(65534); assert os.read(0, 1) == b"x"`,
+	"nanosleep":  `t = time.monotonic(); assert c.nanosleep(struct.pack("QQ", 0, 600000000), None) == 0, err(); assert 0.6 <= time.monotonic() - t < 2`,
+	"poll":       `assert c.poll(struct.pack("ihh", 0, 1, 0), 1, 5000) == 1, err()`,
+	"select":     `assert c.select(1, struct.pack("QQQQ", 1, *3*[0])+128*b"\0", None, None, None) == 1, err()`,
+	"read":       `assert c.read(0, buf, 1) == 1, err()`,
+	"futex":      `threading.Timer(0.6, lambda: (buf.__setitem__(0, b"y"), c.syscall(futex, buf, 1, 1, None))).start(); assert c.syscall(futex, buf, 0, 0, struct.pack("QQ", 5, 0)) == 0, err()`,
+	"sigsuspend": `c.sigsuspend(bytes(128))`,
+	"running":    "end = time.monotonic() + 0.6\nn = 0\nwhile time.monotonic() < end:\n n += 1",
+	"threads":    `l = [threading.Thread(target=c.usleep, args=(600000,)) for _ in range(8)]; [t.start() for t in l]; [t.join() for t in l]`,
+	"nobody":     `os.setgid(65534); os.setuid(65534); assert c.read(0, buf, 1) == 1, err()`,
 }
 
-const prelude = "import sys\nprint('ready', flush=True)\n"
+const prelude = `
+import ctypes, os, signal, struct, sys, threading, time
+c = ctypes.CDLL(None, use_errno=True)
+buf = ctypes.create_string_buffer(4)
+err = ctypes.get_errno
+futex = 202 if os.uname().machine == "x86_64" else 98
+signal.signal(signal.SIGUSR1, lambda *a: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("ready", flush=True)
+`
 
 type victim struct {
 	cmd *exec.Cmd
@@ -157,6 +167,7 @@ func TestSignalsArrive(t *testing.T) {
 import os, signal
 got = []
 signal.signal(signal.SIGUSR1, lambda *a: os.write(1, b"got\n"))
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
 print("ready", flush=True)
 while os.read(0, 1) != b"x": pass`)
 	v.says(t, "ready")
