@@ -28,6 +28,14 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 		return fmt.Errorf("criu dump: %w", err)
 	}
 	defer done()
+	if c.list {
+		l, err := c.beginListing(&o, hook)
+		if err != nil {
+			return fmt.Errorf("criu dump: %w", err)
+		}
+		defer l.end()
+		hook = l.ask
+	}
 	o.Lock = c.tool.Version.lock(o.Lock)
 	req, err := dumpRequest(o, dirs)
 	if err != nil {
@@ -84,6 +92,9 @@ func (c *Child) Restore(ctx context.Context, o RestoreOptions, hook HookFunc) (r
 // call sends req, answers hooks until CRIU's own answer comes, and turns a
 // refusal into an [*Error] with the end of the log file.
 func (c *Child) call(ctx context.Context, op string, req *rpc.CriuReq, log string, hook HookFunc) (*rpc.CriuResp, error) {
+	if c.list && op != "dump" {
+		return nil, fmt.Errorf("criu %s: the child was started to list the pages of a dump", op)
+	}
 	x := &exchange{child: c, hook: hook}
 	x.stop = context.AfterFunc(ctx, func() { c.sock.close() })
 	defer x.stop()

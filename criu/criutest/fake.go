@@ -37,9 +37,12 @@ func NewFake(t testing.TB) Engine {
 	return &fakeEngine{world: world(dir), tool: criu.Tool{Path: path, Version: FakeVersion}}
 }
 
-// Main turns the process into a fake CRIU if it was started as one, and
-// returns otherwise. Call it first in TestMain.
+// Main turns the process into a fake CRIU or a workload if it was started as
+// one, and returns otherwise. Call it first in TestMain.
 func Main() {
+	if args, ok := os.LookupEnv(loadVariable); ok {
+		os.Exit(loadMain(args))
+	}
 	if dir := os.Getenv(fakeVariable); dir != "" {
 		os.Exit(fakeMain(world(dir), os.Args[1:]))
 	}

@@ -157,11 +157,25 @@ func (e *realEngine) start(t testing.TB, cmd *exec.Cmd, dir string) *realProcess
 	if err := unix.Mkfifo(filepath.Join(dir, "ask"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return e.startAlive(t, cmd, func() error { return answers(dir) })
+}
+
+// startAlive starts cmd in a new cgroup and waits until it is alive.
+func (e *realEngine) startAlive(t testing.TB, cmd *exec.Cmd, alive func() error) *realProcess {
+	t.Helper()
 	cg := e.Cgroup(t)
+	if e.freezer.fstype == unified.fstype { // from its birth, with all that it starts
+		dir, err := os.Open(cg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &realProcess{pid: cmd.Process.Pid, dir: dir, freezer: e.freezer}
+	p := &realProcess{pid: cmd.Process.Pid, alive: alive, freezer: e.freezer}
 	p.reapAtEnd(t)
 	if err := os.WriteFile(filepath.Join(cg, "cgroup.procs"), []byte(strconv.Itoa(p.pid)), 0); err != nil {
 		t.Fatal(err)
@@ -183,7 +197,7 @@ func (e *realEngine) Restored(t testing.TB, p Process, pid int) Process {
 
 type realProcess struct {
 	pid     int
-	dir     string
+	alive   func() error
 	freezer freezer
 }
 
@@ -212,6 +226,10 @@ func (p *realProcess) State() State {
 		return Gone
 	}
 	if f := field(b, "State:"); strings.HasPrefix(f, "Z") || strings.HasPrefix(f, "X") {
+		// Its PID is taken until its last thread has ended and it is reaped.
+		if got, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil); err == nil && got == 0 {
+			return Stopped
+		}
 		return Gone
 	}
 	if field(b, "TracerPid:") != "0" || strings.HasPrefix(field(b, "State:"), "t") || p.freezer.isFrozen(p.Cgroup()) {
@@ -230,11 +248,14 @@ func field(b []byte, name string) string {
 	return ""
 }
 
-// Alive sends a word and waits until the process has written it down.
-func (p *realProcess) Alive() error {
+// Alive asks the process for an answer.
+func (p *realProcess) Alive() error { return p.alive() }
+
+// answers sends a word and waits until the process has written it down.
+func answers(dir string) error {
 	word := strconv.FormatInt(time.Now().UnixNano(), 10)
 	// Read-write does not wait for somebody to read.
-	f, err := os.OpenFile(filepath.Join(p.dir, "ask"), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(dir, "ask"), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -243,7 +264,7 @@ func (p *realProcess) Alive() error {
 		return err
 	}
 	return waitFor("process to answer", func() bool {
-		b, err := os.ReadFile(filepath.Join(p.dir, "answer"))
+		b, err := os.ReadFile(filepath.Join(dir, "answer"))
 		return err == nil && strings.TrimSpace(string(b)) == word
 	})
 }

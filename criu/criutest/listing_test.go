@@ -1,0 +1,261 @@
+package criutest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"migrate/criu"
+)
+
+// lister is a page sink that reads what is only listed from the frozen tasks.
+type lister struct {
+	Memory
+	cgroup string
+	listed uint64 // pages
+}
+
+func (l *lister) Open(img criu.PageImage) (bool, error) {
+	_, err := l.Memory.Open(img)
+	return img.Type == criu.TaskImage, err
+}
+
+func (l *lister) Extent(e criu.Extent, r io.Reader) error {
+	if e.Flags != criu.PageParent {
+		return l.Memory.Extent(e, r)
+	}
+	pid, err := l.find(e.Image.ID)
+	if err != nil {
+		return err
+	}
+	l.listed += e.Pages
+	b := make([]byte, e.Bytes())
+	to := []unix.Iovec{{Base: &b[0], Len: e.Bytes()}}
+	if n, err := unix.ProcessVMReadv(pid, to, []unix.RemoteIovec{{Base: uintptr(e.Address), Len: len(b)}}, 0); err != nil || n != len(b) {
+		return fmt.Errorf("process_vm_readv of %d pages at %#x: %d bytes, %w", e.Pages, e.Address, n, err)
+	}
+	e.Flags = criu.PagePresent
+	return l.Memory.Extent(e, bytes.NewReader(b))
+}
+
+// find returns the PID here of the process in the root's cgroup that is id in
+// its own PID namespace.
+func (l *lister) find(id uint64) (int, error) {
+	b, err := os.ReadFile(filepath.Join(l.cgroup, "cgroup.procs"))
+	if err != nil {
+		return 0, err
+	}
+	for pid := range strings.FieldsSeq(string(b)) {
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		if err != nil {
+			return 0, err
+		}
+		if ids := strings.Fields(field(status, "NSpid:")); ids[len(ids)-1] == strconv.FormatUint(id, 10) {
+			return strconv.Atoi(pid)
+		}
+	}
+	return 0, fmt.Errorf("no process %d", id)
+}
+
+// list dumps p by listing its pages.
+func (s *session) list(p Process, edit func(*criu.DumpOptions), hook criu.HookFunc) (*lister, error) {
+	s.Helper()
+	ours, theirs, err := criu.PageSocket()
+	if err != nil {
+		s.Fatal(err)
+	}
+	c := s.start(criu.ChildOptions{Files: []*os.File{theirs}, Listing: true})
+	theirs.Close()
+	l := &lister{cgroup: p.Cgroup()}
+	ctx, cancel := context.WithTimeout(s.Context(), limit)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- criu.ServePages(ctx, ours, s.e.Tool().Version, l) }()
+	o := criu.DumpOptions{PID: p.PID(), ImagesDir: s.dir, PageSocket: new(0)}
+	if edit != nil {
+		edit(&o)
+	}
+	err = c.Dump(ctx, o, hook)
+	if closeErr := c.Close(); closeErr != nil {
+		s.Error(closeErr)
+	}
+	if serveErr := <-served; err == nil || !errors.Is(err, errOnPurpose) {
+		err = errors.Join(err, serveErr)
+	}
+	return l, err
+}
+
+// canList skips a test where the kernel does the real thing.
+func canList(t *testing.T, e *realEngine) {
+	t.Helper()
+	f, err := e.tool.Features(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.MemTrack {
+		t.Skip("this machine has soft-dirty tracking, with which pages are not listed")
+	}
+	if err := e.tool.CanList(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var listed = map[string]struct {
+	attr  syscall.SysProcAttr
+	flags string
+}{
+	"tree":          {flags: "--children 2 --kinds"},
+	"pid namespace": {attr: syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, flags: "--children 1"},
+	"other user":    {attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}, flags: "--children 0 --kinds"},
+}
+
+// TestRealListing compares what a listing dump and a plain one of the same
+// frozen tree say, and restores the tree from the list and what it read itself.
+func TestRealListing(t *testing.T) {
+	for name, test := range listed {
+		t.Run(name, func(t *testing.T) {
+			e := NewReal(t).(*realEngine)
+			canList(t, e)
+			if test.attr.Credential != nil && !has(t, unix.CAP_SYS_RESOURCE) {
+				t.Skip("this machine has no CAP_SYS_RESOURCE, without which CRIU dumps no other user's processes")
+			}
+			s := &session{T: t, e: e, dir: t.TempDir()}
+			p := e.startLoad(t, test.attr, "--memory 16 --dirty 3000 "+test.flags)
+			s.compareList(p)
+			s.dir = t.TempDir()
+			l, err := s.list(p, nil, nil)
+			if err != nil {
+				t.Fatal(describe(err))
+			}
+			s.wantState(p, Gone)
+			// Its children have to be reaped as well: they are in its session.
+			if err := waitFor("session to end", func() bool { return unix.Kill(-p.PID(), 0) != nil }); err != nil {
+				t.Fatal(err)
+			}
+			s.wantNoParent()
+			if err := l.WriteImages(s.dir); err != nil {
+				t.Fatal(err)
+			}
+			pid, err := s.restore(t.Context(), nil)
+			if err != nil {
+				t.Fatal(describe(err))
+			}
+			s.wantAlive(e.Restored(t, p, pid))
+		})
+	}
+}
+
+func has(t *testing.T, capability uint) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caps, err := strconv.ParseUint(field(b, "CapEff:"), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return caps>>capability&1 != 0
+}
+
+// compareList dumps p twice while its cgroup is frozen.
+func (s *session) compareList(p Process) {
+	s.Helper()
+	s.e.Freeze(s, p.Cgroup(), true)
+	stay := func(o *criu.DumpOptions) { o.LeaveRunning, o.FreezeCgroup = true, p.Cgroup() }
+	plain := &Memory{}
+	if err := s.dump(s.Context(), p, plain, stay, nil); err != nil {
+		s.Fatal(describe(err))
+	}
+	s.dir = s.TempDir()
+	l, err := s.list(p, stay, nil)
+	if err != nil {
+		s.Fatal(describe(err))
+	}
+	s.wantState(p, Stopped)
+	s.e.Freeze(s, p.Cgroup(), false)
+	s.wantAlive(p)
+	if l.listed < 16<<20/criu.PageSize {
+		s.Errorf("%d pages were listed, want those of 16 MiB", l.listed)
+	}
+	samePages(s.T, &l.Memory, plain)
+}
+
+// maxRseq is how much of a thread's memory the kernel may write while it is
+// frozen: the CPU that it is on, as rseq(2) has it.
+const maxRseq = 32
+
+func differing(a, b []byte) (n int) {
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// samePages fails unless both hold the same pages with the same content.
+func samePages(t *testing.T, got, want *Memory) {
+	t.Helper()
+	if !slices.Equal(slices.Sorted(imageNames(got)), slices.Sorted(imageNames(want))) {
+		t.Errorf("images %v, want %v", got.Images, want.Images)
+	}
+	for img, pages := range want.data {
+		addresses := slices.Sorted(maps.Keys(pages))
+		if !slices.Equal(slices.Sorted(maps.Keys(got.data[img])), addresses) {
+			t.Errorf("%v: %d pages, want %d, or others", img, len(got.data[img]), len(pages))
+			continue
+		}
+		for _, a := range addresses {
+			if n := differing(got.data[img][a], pages[a]); n > maxRseq {
+				t.Errorf("%v: page %#x differs in %d bytes", img, a, n)
+			}
+		}
+	}
+}
+
+func imageNames(m *Memory) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, img := range m.Images {
+			if !yield(img.String()) {
+				return
+			}
+		}
+	}
+}
+
+// wantNoParent fails if a restore from the images would look for a parent.
+func (s *session) wantNoParent() {
+	s.Helper()
+	found, err := filepath.Glob(filepath.Join(s.dir, "*parent*"))
+	if err != nil || len(found) > 0 {
+		s.Errorf("left in the images: %v, %v", found, err)
+	}
+}
+
+func TestRealListingRefused(t *testing.T) {
+	e := NewReal(t).(*realEngine)
+	canList(t, e)
+	for _, at := range []criu.Hook{criu.PreDump, criu.PostDump} {
+		s := &session{T: t, e: e, dir: t.TempDir()}
+		p := e.startLoad(t, syscall.SysProcAttr{}, "--memory 4")
+		_, err := s.list(p, nil, s.at(at, func(criu.HookEvent) error { return errOnPurpose }))
+		if !errors.Is(err, errOnPurpose) {
+			t.Errorf("Dump refused at %s = %v, want %v", at, err, errOnPurpose)
+		}
+		s.wantAlive(p)
+		s.wantNoParent()
+	}
+}
