@@ -63,7 +63,7 @@ func TestDocumentedNumbers(t *testing.T) {
 	}
 	maps.Copy(frames, numbered(t, "frames: streams"))
 	limits := map[string]int{
-		"MaxControl": MaxControl, "MaxBatchData": MaxBatchData, "MaxPieces": MaxPieces, "MaxDelta": MaxDelta, "MaxFileChunk": MaxFileChunk,
+		"MaxControl": MaxControl, "MaxBatchData": MaxBatchData, "MaxPieces": MaxPieces, "MaxDelta": MaxDelta, "MaxAhead": MaxAhead, "MaxFileChunk": MaxFileChunk,
 		"MaxFileName": MaxFileName, "MaxFiles": MaxFiles, "MaxHostName": MaxHostName,
 	}
 	documented := map[string]int{}

@@ -176,6 +176,20 @@ func translateTransport(e *quic.TransportError) error {
 	return fmt.Errorf("%w: %w", ErrOurCertificate, alert)
 }
 
+// Broken reports whether err is of a link that broke: the network or the other
+// host went away without a word, and dialling again may bring them back. What
+// the peer, or TLS, or this side said is not; nor is a context's end.
+func Broken(err error) bool {
+	if errors.Is(err, ErrUnreachable) { // of a Dial
+		return !errors.Is(err, alertNoApplicationProtocol)
+	}
+	if !errors.Is(err, ErrLost) {
+		return false
+	}
+	e, ok := errors.AsType[*quic.TransportError](err) // of RFC 9000, section 20.1
+	return !ok || e.ErrorCode == quic.NoViablePathError
+}
+
 // alertNoApplicationProtocol is the TLS alert for "no common ALPN protocol"
 // (RFC 7301).
 const alertNoApplicationProtocol tls.AlertError = 120

@@ -76,6 +76,7 @@ const (
 	MaxBatchData = 1 << 20   // content of the pieces of one batch, not compressed
 	MaxPieces    = 4096      // pieces of one batch
 	MaxDelta     = 2047      // one page's delta; a longer one saves too little
+	MaxAhead     = 4 << 20   // frames of a round from the oldest that is not sent yet to the newest begun, on all its streams
 	MaxFileChunk = 256 << 10 // payload of a FileData frame
 	MaxFileName  = 255       // name of a file
 	MaxFiles     = 65536     // files of one stream

@@ -108,6 +108,15 @@ func (o *outgoing) fail(err error) error {
 	return o.err
 }
 
+// abandon gives the stream up if nothing else has ended it.
+func (o *outgoing) abandon(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		_ = o.fail(err) // which whoever uses the stream next is told
+	}
+}
+
 // End sends the end frame and closes the stream. It returns what the reader
 // must find.
 func (o *outgoing) End(ctx context.Context) (StreamDigest, error) {
