@@ -46,7 +46,7 @@ func runCancel(ctx context.Context, a *app, args []string) error {
 	}
 	_, err = source.Ask(a.runDir, id, "cancel")
 	if errors.Is(err, source.ErrNotLive) {
-		return a.whyNotLive(id)
+		return a.whyNotLive(id, "cancel")
 	}
 	if err != nil {
 		return err
@@ -66,8 +66,8 @@ func runCancel(ctx context.Context, a *app, args []string) error {
 	return end(codeInDoubt)
 }
 
-// whyNotLive says why there is nothing to cancel.
-func (a *app) whyNotLive(id migrate.ID) error {
+// whyNotLive says why nobody here takes a command about a migration.
+func (a *app) whyNotLive(id migrate.ID, verb string) error {
 	_, list, err := a.records(a.printer(), string(id))
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func (a *app) whyNotLive(id migrate.ID) error {
 	r := list[0]
 	switch {
 	case r.Side == migrate.Target && !r.Phase.Over():
-		return advise(fmt.Errorf("migration %s comes from %s", id, peerOf(r)), "cancel it there")
+		return advise(fmt.Errorf("migration %s comes from %s", id, peerOf(r)), "%s it there", verb)
 	case r.Phase.Over():
 		return fmt.Errorf("migration %s is over (%s)", id, r.Phase)
 	}

@@ -27,6 +27,19 @@ root. Ctrl-C, SIGTERM, SIGHUP and "migrate cancel ID" roll the move back, up to
 the commit point. With HOST/, the agent of HOST drives the move; it must know
 this host's certificate with --allow-operator.
 
+Memory is copied in rounds while the workload runs. It is frozen for the last one
+when the predicted downtime is within --downtime-limit. A workload that writes
+faster than it is copied never comes so far, and is frozen for longer once rounds
+stop helping, unless you say otherwise:
+
+  --auto-converge           slows it until it comes so far, then lifts the limit
+  --timeout-action suspend  goes on until --timeout or --max-rounds ends, for a
+                            quieter moment, and freezes it then
+  --timeout-action cancel   goes on in the same way and then rolls back: it is
+                            only frozen when that is expected to be within the limit
+
+The limit and these can be changed meanwhile with "migrate set".
+
 The result goes to standard output, progress to standard error. With --json,
 each event is one object a line on standard output and the last is the result
 (docs/json.md).
@@ -40,6 +53,9 @@ Exit status:
 
 const moveExample = `  migrate move process:4711 hostB
   migrate move capsule:web hostB:7420 --bandwidth 1gbit --clock pause
+  migrate move capsule:db hostB --downtime-limit 100ms --auto-converge
+  migrate move capsule:db hostB --timeout 5m --timeout-action cancel
+  migrate move capsule:db hostB --auto-converge=30,20,80 --streams 4 --verify
   migrate move hostB/capsule:web hostA --json`
 
 func newMoveCommand(a *app) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -85,6 +86,9 @@ func summary(r *migrate.Report) []fact {
 
 func downtimeText(r *migrate.Report) string {
 	frozen := fmt.Sprintf("frozen on the source for %s", duration(r.FrozenTime))
+	if r.Expected > 0 {
+		frozen = fmt.Sprintf("%s predicted, %s", duration(r.Expected), frozen)
+	}
 	switch {
 	case r.Downtime > 0:
 		return fmt.Sprintf("%s (%s)", duration(r.Downtime), frozen)
@@ -128,10 +132,7 @@ func (p *textPrinter) report(r *migrate.Report) {
 	} else {
 		facts = append(facts, fact{"details", "the source host has them"})
 	}
-	if r.Tracker != "" {
-		facts = append(facts, fact{"tracker", trackerText(r)})
-	}
-	p.facts(facts)
+	p.facts(append(facts, manner(r)...))
 	p.phases(r.Phases)
 	p.rounds(r.Rounds)
 	p.section("warnings", r.Warnings)
@@ -140,6 +141,29 @@ func (p *textPrinter) report(r *migrate.Report) {
 		fmt.Fprintln(p.out, "\nerror")
 		p.facts(errorFacts(*f))
 	}
+}
+
+// manner is how memory was moved.
+func manner(r *migrate.Report) []fact {
+	var facts []fact
+	add := func(is bool, name, format string, args ...any) {
+		if is {
+			facts = append(facts, fact{name, fmt.Sprintf(format, args...)})
+		}
+	}
+	add(r.Tracker != "", "tracker", "%s", trackerText(r))
+	add(r.Restore != "", "restore", "%s", restoreText(r.Restore))
+	add(r.Throttle > 0, "slowed", "by up to %d%% of its processor time (--auto-converge)", r.Throttle)
+	add(r.Verified > 0, "verified", "%d pages of the target compared with the frozen memory", r.Verified)
+	add(r.Redials > 0, "link", "lost and taken up again: %s", count(r.Redials, "time"))
+	return facts
+}
+
+func restoreText(m migrate.RestoreMode) string {
+	if m == migrate.RestoreLazy {
+		return "lazy: it ran before its memory was all in place"
+	}
+	return string(m)
 }
 
 func trackerText(r *migrate.Report) string {
@@ -206,14 +230,29 @@ func (p *textPrinter) rounds(list []migrate.Round) {
 	}
 	fmt.Fprintln(p.out)
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "  ROUND\tPAGES\tSENT\tZERO\tUNCHANGED\tWIRE\tDURATION\tMBIT/S\tDIRTY RATE")
+	fmt.Fprintln(w, "  ROUND\tPAGES\tSENT\tDELTA\tDUPLICATE\tZERO\tUNCHANGED\tWIRE\tDURATION\tMBIT/S\tDIRTY RATE\tEXPECTED\tSLOWED")
 	for _, r := range list {
-		name := fmt.Sprint(r.Round)
-		if r.Final {
-			name += " final"
-		}
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\t%d\t%s\t%s\t%.1f\t%s/s\n", name, r.Pages, r.Sent, r.Zero, r.Unchanged,
-			size(r.Transferred), duration(r.Duration), r.Mbps, size(r.DirtyRate))
+		fmt.Fprintf(w, "  %s\n", strings.Join(roundCells(r), "\t"))
 	}
 	w.Flush()
+}
+
+// roundCells are a round's figures, as the tables of a report show them.
+func roundCells(r migrate.Round) []string {
+	name := strconv.Itoa(r.Round)
+	if r.Final {
+		name += " final"
+	}
+	expected, slowed := "-", "-"
+	if r.Expected > 0 {
+		expected = "~" + duration(r.Expected)
+	}
+	if r.Throttle > 0 {
+		slowed = fmt.Sprintf("%d%%", r.Throttle)
+	}
+	cells := []string{name}
+	for _, n := range []uint64{r.Pages, r.Sent, r.Delta, r.Duplicate, r.Zero, r.Unchanged} {
+		cells = append(cells, strconv.FormatUint(n, 10))
+	}
+	return append(cells, size(r.Transferred), duration(r.Duration), fmt.Sprintf("%.1f", r.Mbps), size(r.DirtyRate)+"/s", expected, slowed)
 }

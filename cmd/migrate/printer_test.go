@@ -45,10 +45,12 @@ func told(p printer) {
 		p.event(migrate.Event{Type: "progress", ID: id, Progress: &migrate.Progress{
 			Phase: migrate.PreCopy, Round: 1, Done: 43 << 20, Total: 100 << 20, Transferred: 20 << 20, Mbps: 812.4,
 			DirtyRate: 31 << 20, Elapsed: migrate.Millis(at), ETA: migrate.Millis(3 * time.Second), Expected: migrate.Millis(80 * time.Millisecond),
+			Throttle: int(at / time.Second * 5),
 		}})
 	}
-	p.event(migrate.Event{Type: "round", ID: id, Round: &r.Rounds[0]})
-	p.event(migrate.Event{Type: "round", ID: id, Round: &r.Rounds[1]})
+	for i := range r.Rounds {
+		p.event(migrate.Event{Type: "round", ID: id, Round: &r.Rounds[i]})
+	}
 	p.result(r)
 
 	hostile := &migrate.Failure{What: "it said \x1b[2J", Cause: "line\nfeed", Advice: "look"}

@@ -79,6 +79,9 @@ func progressLine(g migrate.Progress) string {
 	if g.Expected > 0 {
 		parts = append(parts, "downtime ~"+duration(g.Expected))
 	}
+	if g.Throttle > 0 {
+		parts = append(parts, fmt.Sprintf("slowed %d%%", g.Throttle))
+	}
 	if g.ETA > 0 {
 		parts = append(parts, "ETA "+duration(g.ETA))
 	}
@@ -90,11 +93,37 @@ func roundLine(r migrate.Round) string {
 	if r.Final {
 		kind += " (final)"
 	}
-	s := fmt.Sprintf("%s: %d of %d pages sent, %s on the wire in %s", kind, r.Sent, r.Pages, size(r.Transferred), duration(r.Duration))
-	if r.DirtyRate > 0 {
-		s += ", dirty rate " + size(r.DirtyRate) + "/s"
+	parts := []string{
+		fmt.Sprintf("%s: %d of %d pages sent%s", kind, r.Sent, r.Pages, otherPages(r)),
+		fmt.Sprintf("%s on the wire in %s", size(r.Transferred), duration(r.Duration)),
 	}
-	return s
+	if r.DirtyRate > 0 {
+		parts = append(parts, "dirty rate "+size(r.DirtyRate)+"/s")
+	}
+	if r.Expected > 0 {
+		parts = append(parts, "downtime ~"+duration(r.Expected))
+	}
+	if r.Throttle > 0 {
+		parts = append(parts, fmt.Sprintf("slowed %d%%", r.Throttle))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// otherPages counts the pages that changed and did not go in full.
+func otherPages(r migrate.Round) string {
+	var parts []string
+	for _, c := range []struct {
+		n    uint64
+		word string
+	}{{r.Delta, "as a difference"}, {r.Duplicate, "as a duplicate"}, {r.Zero, "zero"}} {
+		if c.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.word))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
 }
 
 // status replaces the status line.

@@ -62,7 +62,7 @@ func newRootCommand(a *app) *cobra.Command {
 			cmd.AddCommand(c)
 		}
 	}
-	add("move", newMoveCommand(a), newCheckCommand(a), newStatusCommand(a), newCancelCommand(a),
+	add("move", newMoveCommand(a), newCheckCommand(a), newStatusCommand(a), newSetCommand(a), newCancelCommand(a),
 		newRecoverCommand(a), newReportCommand(a), newHistoryCommand(a))
 	add("run", newRunCommand(a), newPsCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newStopCommand(a))
 	add("host", newAgentCommand(a), newPKICommand(a), newVersionCommand(a), newCompletionCommand(a))

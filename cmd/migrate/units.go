@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+
+	"migrate"
 )
 
 // Units of a size in bytes. Those of 1000 and of 1024 must be told apart, so a
@@ -115,6 +118,60 @@ func (b *bytesFlag) String() string { return unitText(uint64(*b)) }
 
 // Type names the flag's value in help texts.
 func (*bytesFlag) Type() string { return "size" }
+
+// cacheFlag is migrate.Options.DeltaCache: bytes, "auto" for 0, "off" for less.
+type cacheFlag int64
+
+// Set reads s.
+func (c *cacheFlag) Set(s string) error {
+	switch s {
+	case "auto":
+		*c = 0
+		return nil
+	case "off":
+		*c = -1
+		return nil
+	}
+	v, err := parseSize(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf("want auto, off or a size: %w", err)
+	case v == 0:
+		return errors.New("a cache of no bytes is \"off\"")
+	}
+	*c = cacheFlag(v)
+	return nil
+}
+
+// String returns the size.
+func (c *cacheFlag) String() string {
+	switch {
+	case *c == 0:
+		return "auto"
+	case *c < 0:
+		return "off"
+	}
+	return unitText(uint64(*c))
+}
+
+// Type names the flag's value in help texts.
+func (*cacheFlag) Type() string { return "size" }
+
+// throttleFlag is a flag of how a workload is slowed.
+type throttleFlag migrate.Throttle
+
+// Set reads s.
+func (t *throttleFlag) Set(s string) error {
+	v, err := migrate.ParseThrottle(s)
+	*t = throttleFlag(v)
+	return err
+}
+
+// String returns what Set reads.
+func (t *throttleFlag) String() string { return migrate.Throttle(*t).String() }
+
+// Type names the flag's value in help texts.
+func (*throttleFlag) Type() string { return "initial,step,max" }
 
 // unitText writes n so that parseSize reads the same number.
 func unitText(n uint64) string {

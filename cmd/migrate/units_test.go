@@ -35,3 +35,31 @@ func TestSizeFlagIsBounded(t *testing.T) {
 		t.Errorf("got %d, %v", z, err)
 	}
 }
+
+func TestCacheFlag(t *testing.T) {
+	for text, want := range map[string]cacheFlag{"auto": 0, "off": -1, "64MiB": 64 << 20, "1GiB": 1 << 30, "1500": 1500} {
+		var c cacheFlag
+		if err := c.Set(text); err != nil || c != want || c.String() != text {
+			t.Errorf("%q: %d, %v, written %q", text, c, err, c.String())
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "none", "1M"} {
+		if err := new(cacheFlag).Set(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+func TestThrottleFlag(t *testing.T) {
+	for text, want := range map[string]string{"on": "20,10,95", "off": "off", "5,1,50": "5,1,50"} {
+		var f throttleFlag
+		if err := f.Set(text); err != nil || f.String() != want {
+			t.Errorf("%q: %v, %v", text, f.String(), err)
+		}
+	}
+	for _, text := range []string{"", "20", "20,10", "0,0,0", "20,10,100", "a,b,c", "1,2,3,4"} {
+		if err := new(throttleFlag).Set(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}

@@ -219,9 +219,10 @@ func (c CPULimit) Throttle(ctx context.Context, percent int) error {
 }
 
 // bandwidth returns quota and period in microseconds. The period is short, so
-// that a slowed program stutters finely; the kernel's least quota is 1 ms.
+// that a slowed program stutters finely, but of many of the ticks (1 to 10 ms) at
+// which the kernel looks; its least quota is 1 ms.
 func (c CPULimit) bandwidth(percent int) (quota, period int) {
-	const fine, least, coarse = 20_000, 1000, 1_000_000
+	const fine, least, coarse = 50_000, 1000, 1_000_000
 	part := c.Used * float64(100-percent) / 100
 	period = fine
 	if part*fine < least {

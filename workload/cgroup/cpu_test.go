@@ -284,7 +284,7 @@ func TestBandwidthOf(t *testing.T) {
 		used                   float64
 		percent, quota, period int
 	}{
-		{1, 20, 16000, 20000}, {1, 95, 1000, 20000}, {2, 50, 20000, 20000}, {0.5, 95, 1000, 40000}, {0.1, 99, 1000, 1000000}, {64, 0, 1280000, 20000},
+		{1, 20, 40000, 50000}, {1, 95, 2500, 50000}, {2, 50, 50000, 50000}, {0.3, 95, 1000, 66666}, {0.1, 99, 1000, 1000000}, {64, 0, 3200000, 50000},
 	} {
 		quota, period := (CPULimit{Used: c.used}).bandwidth(c.percent)
 		if quota < c.quota-1 || quota > c.quota+1 || period < c.period-1 || period > c.period+1 {
