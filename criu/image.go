@@ -19,6 +19,7 @@ const (
 	inventoryMagic = 0x58313116
 	filesMagic     = 0x56303138
 	pipesMagic     = 0x56453709
+	mmMagic        = 0x57492820
 )
 
 // errShort means that an image ends in the middle of something.

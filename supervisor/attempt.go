@@ -41,6 +41,7 @@ type attempt struct {
 	holdPID     int
 	clockReport migrate.Clock
 	record      workload.Record // of the tree, once it is held
+	filler      *filler         // nil unless the restore may be lazy
 }
 
 // verdict is what is to become of a held tree.
@@ -160,15 +161,15 @@ func (a *attempt) fillPipes(w migrate.Workload, images string) error {
 		return err
 	}
 	for inode, c := range pipes {
-		if err := fill(a.inputs[inode], c); err != nil {
+		if err := refill(a.inputs[inode], c); err != nil {
 			return fmt.Errorf("putting back what is in a pipe: %w", err)
 		}
 	}
 	return nil
 }
 
-// fill does not wait: what was in a pipe has room in one of the same size.
-func fill(pipe *os.File, c criu.PipeContent) error {
+// refill does not wait: what was in a pipe has room in one of the same size.
+func refill(pipe *os.File, c criu.PipeContent) error {
 	raw, err := pipe.SyscallConn()
 	if err != nil {
 		return err

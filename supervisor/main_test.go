@@ -16,6 +16,7 @@ import (
 	"migrate"
 	"migrate/clock"
 	"migrate/criu"
+	"migrate/internal/fill"
 	"migrate/workload"
 	"migrate/workload/cgroup"
 )
@@ -30,6 +31,13 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case fill.Verb:
+			if err := fill.Main(os.Stderr); err != nil {
+				os.Exit(1)
+			}
+			os.Exit(0)
+		case lazyVerb:
+			lazyLoad(os.Args[2:])
 		case "start-and-hang":
 			startAndHang(StartConfig{Name: os.Args[2], StateDir: os.Args[3], RunDir: os.Args[4]})
 		}

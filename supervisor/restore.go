@@ -25,7 +25,11 @@ func (s *server) prepare(spec PrepareSpec) (Status, error) {
 	if err := s.checkName(spec.Name); err != nil {
 		return s.snapshot(), err
 	}
-	if _, err := s.warmAttempt(spec.CRIU, spec.Workload); err != nil {
+	a, err := s.warmAttempt(spec.CRIU, spec.Workload)
+	if err == nil && spec.Lazy {
+		err = s.startFiller(a)
+	}
+	if err != nil {
 		return s.snapshot(), fmt.Errorf("preparing the restore: %w", err)
 	}
 	s.update(func(st *Status) { st.State, st.Migration = Prepared, spec.Migration })
@@ -48,9 +52,7 @@ func (s *server) warmAttempt(criuPath string, w migrate.Workload) (*attempt, err
 		if a.fits(w) {
 			return a, nil
 		}
-		s.setAttempt(nil)
-		a.stdio.close()
-		if err := s.endCRIU(a); err != nil {
+		if err := s.dropAttempt(a); err != nil {
 			return nil, err
 		}
 	}
@@ -76,6 +78,14 @@ func (s *server) warmAttempt(criuPath string, w migrate.Workload) (*attempt, err
 	}
 	s.setAttempt(a)
 	return a, nil
+}
+
+// dropAttempt ends one that has restored nothing.
+func (s *server) dropAttempt(a *attempt) error {
+	s.setAttempt(nil)
+	a.stdio.close()
+	a.filler.close()
+	return s.endCRIU(a)
 }
 
 func (s *server) setAttempt(a *attempt) {
@@ -110,9 +120,6 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err := s.checkName(spec.Name); err != nil {
 		return err
 	}
-	if spec.Lazy {
-		return errors.New("this supervisor cannot restore lazily")
-	}
 	c, err := dumpedClocks(spec.ImagesDir, spec.Clock)
 	if err != nil {
 		return err
@@ -127,12 +134,15 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 		return fmt.Errorf("starting the restore: %w", err)
 	}
 	if err := a.fillPipes(spec.Workload, spec.ImagesDir); err != nil {
-		s.setAttempt(nil)
-		a.stdio.close()
-		return errors.Join(err, s.endCRIU(a))
+		return errors.Join(err, s.dropAttempt(a))
+	}
+	if spec.Lazy {
+		if err := s.openFiller(a, spec); err != nil {
+			return errors.Join(fmt.Errorf("starting the restore: %w", err), s.dropAttempt(a))
+		}
 	}
 	s.update(func(st *Status) {
-		st.State, st.Migration, st.Failure, st.Held = Restoring, spec.Migration, nil, nil
+		st.State, st.Migration, st.Failure, st.Held, st.Fill = Restoring, spec.Migration, nil, nil, nil
 	})
 	go s.carryThrough(a, spec, c)
 	return nil
@@ -146,6 +156,7 @@ func (s *server) carryThrough(a *attempt, spec RestoreSpec, c clocks) {
 		TCPClose: o.TCP == migrate.TCPClose, ShellJob: spec.Workload.ShellJob, FileLocks: o.FileLocks,
 		Lock:       criu.LockSkip, // no established connection is carried
 		GhostLimit: o.GhostLimit, LinkRemap: true, ExtUnixSockets: true, InheritFDs: a.inherit(spec.Workload), Sibling: true,
+		Lazy: spec.Lazy,
 	}, func(ctx context.Context, ev criu.HookEvent) error { return s.hook(ctx, a, spec, c, ev) })
 	if a.letGo {
 		if err != nil {
@@ -186,6 +197,11 @@ func (s *server) hold(ctx context.Context, a *attempt, spec RestoreSpec, pid int
 	root, err := s.reaper.watch(pid)
 	if err != nil {
 		return errRootDied
+	}
+	if spec.Lazy {
+		if err := a.filler.hold(ctx); err != nil {
+			return err
+		}
 	}
 	h := Hold{PID: pid, At: clock.Now(), Clock: a.clockReport}
 	if mono, _, err := clock.Offsets(pid); err == nil && h.Clock.Namespace {
@@ -248,6 +264,7 @@ func (s *server) recordOf(a *attempt, spec RestoreSpec) workload.Record {
 func (s *server) adopt(a *attempt, spec RestoreSpec) {
 	a.record.Started, a.record.Arrived = time.Now(), time.Now()
 	s.take(a.holdPID, a.root, a.stdio, spec.Workload.OwnPIDs, a.record)
+	s.beginFill(a, spec.Lazy)
 	s.save()
 	s.update(func(st *Status) {
 		st.State, st.Resumed = Running, &Resumed{PID: a.holdPID, ResumedAt: a.resumedAt, Clock: a.clockReport}
@@ -276,6 +293,7 @@ func (s *server) abandonAttempt(a *attempt, cause error) {
 	a.stdio.close()
 	err = errors.Join(err, s.emptyGroup())
 	err = errors.Join(err, a.awaitRoot())
+	a.filler.close()
 	s.mark(a, markGone)
 	s.setAttempt(nil)
 	if errors.Is(cause, errDiscarded) && err == nil {

@@ -40,6 +40,7 @@ type server struct {
 	group   *cgroup.Group
 	stdio   *stdio
 	attempt *attempt
+	filler  *filler // of the workload that runs
 	record  workload.Record
 	ownPIDs bool
 	leases  map[*net.UnixConn]bool

@@ -62,7 +62,8 @@ type PrepareSpec struct {
 	Name      string           `json:"name"`
 	Migration migrate.ID       `json:"migration"`
 	Workload  migrate.Workload `json:"workload"`
-	CRIU      string           `json:"criu"` // path of the binary; "" means [criu.Find]
+	CRIU      string           `json:"criu"`           // path of the binary; "" means [criu.Find]
+	Lazy      bool             `json:"lazy,omitempty"` // the restore may be lazy: what fills the memory is started as well
 }
 
 // RestoreSpec is one restore.

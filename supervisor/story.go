@@ -54,6 +54,7 @@ func (s *server) supervise() {
 	s.log.Info("the workload's root ended", "code", exit.Code, "signal", exit.Signal)
 	s.recordExit(exit)
 	s.outlast()
+	s.endFill()
 	s.stdio.finish()
 	if err := s.group.Remove(); err != nil {
 		s.log.Error("removing the workload's cgroup", "cause", err)

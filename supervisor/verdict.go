@@ -66,11 +66,9 @@ func (s *server) discardIdle() (done bool, err error) {
 	}
 	s.mu.Lock()
 	a, group := s.attempt, s.group
-	s.attempt = nil
 	s.mu.Unlock()
 	if a != nil {
-		a.stdio.close()
-		err = s.endCRIU(a)
+		err = s.dropAttempt(a)
 	}
 	if group != nil {
 		err = errors.Join(err, s.emptyGroup())

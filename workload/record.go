@@ -81,13 +81,16 @@ type Record struct {
 	Migration  migrate.ID `json:"migration,omitempty"` // the last one it took part in
 	State      State      `json:"state"`
 	ExitCode   int        `json:"exit-code"`
-	Signal     int        `json:"signal,omitempty"`    // that ended it; 0 if it exited
-	Ended      time.Time  `json:"ended,omitzero"`      // exited, moved or found lost
-	MovedTo    string     `json:"moved-to,omitempty"`  // host
-	MonoOffset int64      `json:"mono-offset-ns"`      // of its time namespace; 0 without one
-	BootOffset int64      `json:"boot-offset-ns"`      // likewise
-	LogFiles   []string   `json:"log-files,omitempty"` // paths
-	LogLimit   int64      `json:"log-limit,omitempty"` // bytes a log file may grow to; 0 is no limit
+	Signal     int        `json:"signal,omitempty"`   // that ended it; 0 if it exited
+	Ended      time.Time  `json:"ended,omitzero"`     // exited, moved or found lost
+	MovedTo    string     `json:"moved-to,omitempty"` // host
+	// Failure says why it was killed, if that was because its memory could not
+	// be filled in.
+	Failure    *migrate.Failure `json:"failure,omitempty"`
+	MonoOffset int64            `json:"mono-offset-ns"`      // of its time namespace; 0 without one
+	BootOffset int64            `json:"boot-offset-ns"`      // likewise
+	LogFiles   []string         `json:"log-files,omitempty"` // paths
+	LogLimit   int64            `json:"log-limit,omitempty"` // bytes a log file may grow to; 0 is no limit
 }
 
 // LiveRoot returns the PID of the workload's first process if it runs, and 0

@@ -66,7 +66,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newRecoverCommand(a), newReportCommand(a), newHistoryCommand(a))
 	add("run", newRunCommand(a), newPsCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newStopCommand(a))
 	add("host", newAgentCommand(a), newPKICommand(a), newVersionCommand(a), newCompletionCommand(a))
-	cmd.AddCommand(newSuperviseCommand())
+	cmd.AddCommand(newSuperviseCommand(), newFillCommand())
 	return cmd
 }
 
