@@ -51,6 +51,7 @@ type Agent struct {
 	journal *journal.Journal
 	tool    criu.Tool
 	criuErr error
+	costs   *costs
 
 	mu       sync.Mutex
 	live     map[migrate.ID]*receiver
@@ -76,7 +77,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}}
+	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}, costs: newCosts()}
 	a.tool, a.criuErr = criu.Find(ctx, cfg.CRIU)
 	if a.criuErr != nil {
 		a.log.Warn("no usable CRIU: this host can receive nothing", "cause", a.criuErr)
@@ -155,7 +156,8 @@ func (a *Agent) serve(ctx context.Context, s *transport.Session) {
 			a.refuse(ctx, s, err)
 			return
 		}
-		if _, ok := m.(transport.Offer); ok {
+		switch m.(type) {
+		case transport.Offer, transport.Resume:
 			return // one migration a session: what still comes was for that one
 		}
 	}
@@ -189,6 +191,8 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 			return &forbidden{s.Peer(), "--allow"}
 		}
 		return a.receive(ctx, s, m)
+	case transport.Resume:
+		return a.resume(ctx, s, m)
 	case transport.ClockPing:
 		return pong(ctx, s, m)
 	case transport.Ask:

@@ -119,12 +119,7 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 	if address == "" {
 		return nil, errNobody
 	}
-	s, err := transport.Dial(ctx, address, r.entry.Record().PeerName, r.sessions())
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close(transport.CodeNone, "")
-	state, err := transport.Call[transport.State](ctx, s, transport.Ask{ID: r.id, Side: migrate.Source})
+	state, err := r.stateOfSource(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +131,16 @@ func (r *receiver) askSource(ctx context.Context, address string) (*verdict, err
 	default:
 		return nil, fmt.Errorf("its answer decides nothing (%s, %s)", state.Phase, action)
 	}
+}
+
+// stateOfSource asks the agent of the host that the workload came from.
+func (r *receiver) stateOfSource(ctx context.Context, address string) (transport.State, error) {
+	s, err := transport.Dial(ctx, address, r.entry.Record().PeerName, r.sessions())
+	if err != nil {
+		return transport.State{}, err
+	}
+	defer s.Close(transport.CodeNone, "")
+	return transport.Call[transport.State](ctx, s, transport.Ask{ID: r.id, Side: migrate.Source})
 }
 
 // carryOut does as the verdict says.
@@ -173,8 +178,9 @@ func (r *receiver) resume(ctx context.Context, s *transport.Session, v verdict) 
 		}
 	}
 	r.answer(v, nil)
+	r.runs = true
 	r.awaitFinished(ctx, s)
-	return r.cleanUp()
+	return nil
 }
 
 // awaitFinished gives the source a little time to say that its copy is gone,
@@ -199,14 +205,6 @@ func (r *receiver) answer(v verdict, f *migrate.Failure) {
 		d.Failure = *f
 	}
 	v.done <- d
-}
-
-// cleanUp drops the store behind a workload that runs.
-func (r *receiver) cleanUp() error {
-	if err := r.dropStore(); err != nil {
-		return err
-	}
-	return r.entry.Step(migrate.Done, func(j *journal.Record) { j.Status = migrate.StatusCompleted })
 }
 
 func (r *receiver) dropStore() error {

@@ -22,17 +22,19 @@ type intake struct {
 	cancel  context.CancelCauseFunc
 	store   *pagestore.Store
 	session *transport.Session
-	storing sync.Mutex // a peer may open several page streams at once
-	pages   chan transport.StreamDigest
+	rounds  *rounds
 	files   chan transport.StreamDigest
 	work    sync.WaitGroup
+
+	storing sync.Mutex // holds the store, whatever a peer sends at once
+	sealed  bool
 }
 
 func (r *receiver) startIntake(ctx context.Context, s *transport.Session) *intake {
 	ctx, cancel := context.WithCancelCause(ctx)
 	in := &intake{
-		ctx: ctx, cancel: cancel, store: r.store, session: s,
-		pages: make(chan transport.StreamDigest, 1), files: make(chan transport.StreamDigest, 1),
+		ctx: ctx, cancel: cancel, store: r.store, session: s, rounds: r.rounds,
+		files: make(chan transport.StreamDigest, 1),
 	}
 	in.work.Go(in.accept)
 	return in
@@ -43,8 +45,9 @@ func (in *intake) stop() {
 	in.work.Wait()
 }
 
-// accept takes one stream after the other: the source sends one page stream a
-// round, and the images beside the last.
+// accept takes one stream after the other: the source sends up to
+// [migrate.MaxStreams] page streams a round, and the images beside the last.
+// Each is read, and its batches decoded, beside the others.
 func (in *intake) accept() {
 	for {
 		st, err := in.session.AcceptStream(in.ctx)
@@ -69,17 +72,22 @@ func (in *intake) take(st transport.Stream) error {
 	return fmt.Errorf("unexpected %T", st)
 }
 
+// takePages stores the batches of one stream, each when it is its turn.
 func (in *intake) takePages(r *transport.PageReader) error {
 	var b transport.Batch
 	for {
 		err := r.Next(in.ctx, &b)
 		if errors.Is(err, io.EOF) {
-			return in.give(in.pages, r.Digest())
+			return in.rounds.leave(b.Round, r.Digest())
 		}
 		if err != nil {
 			return err
 		}
-		if err := in.apply(&b); err != nil {
+		order, err := in.rounds.enter(in.ctx, b.Round)
+		if err != nil {
+			return err
+		}
+		if err := order.Take(in.ctx, &b, in.apply); err != nil {
 			return err
 		}
 	}
@@ -88,10 +96,20 @@ func (in *intake) takePages(r *transport.PageReader) error {
 func (in *intake) apply(b *transport.Batch) error {
 	in.storing.Lock()
 	defer in.storing.Unlock()
+	if in.sealed {
+		return fmt.Errorf("%w: pages come after the word to restore", transport.ErrProtocol)
+	}
 	if err := in.store.Apply(b); err != nil {
 		return &storeError{err}
 	}
 	return nil
+}
+
+// seal says that the store is the caller's from now on.
+func (in *intake) seal() {
+	in.storing.Lock()
+	defer in.storing.Unlock()
+	in.sealed = true
 }
 
 func (in *intake) takeFiles(r *transport.FileReader) error {
@@ -145,22 +163,13 @@ func (in *intake) give(to chan transport.StreamDigest, d transport.StreamDigest)
 	}
 }
 
-// endRound waits for the round's stream and compares it with what the source
+// endImages waits for the stream of images and compares it with what the source
 // says that it sent.
-func (in *intake) endRound(m transport.RoundEnd) error {
-	if len(m.Streams) != 1 {
-		return fmt.Errorf("round %d came on %d streams, not on one", m.Round, len(m.Streams))
-	}
-	return in.compare(in.pages, m.Streams[0])
-}
-
-func (in *intake) endImages(d transport.StreamDigest) error { return in.compare(in.files, d) }
-
-func (in *intake) compare(from chan transport.StreamDigest, want transport.StreamDigest) error {
+func (in *intake) endImages(want transport.StreamDigest) error {
 	select {
-	case got := <-from:
+	case got := <-in.files:
 		if got != want {
-			return fmt.Errorf("a stream arrived as %+v and was sent as %+v", got, want)
+			return fmt.Errorf("the images arrived as %+v and were sent as %+v", got, want)
 		}
 		return nil
 	case <-in.ctx.Done():

@@ -76,6 +76,12 @@ func compareHosts(o transport.Offer, dst migrate.Host) (blockers, warnings []mig
 			Advice: "upgrade CRIU on " + dst.Name,
 		})
 	}
+	if o.Options.Restore == migrate.RestoreLazy && !dst.LazyPages {
+		blockers = append(blockers, migrate.Finding{
+			Code: "no-lazy-restore", What: fmt.Sprintf("%s cannot restore lazily: its kernel or CRIU lacks what lazy pages need (userfaultfd)", dst.Name),
+			Advice: "leave --restore at auto, or give eager",
+		})
+	}
 	if !dst.TimeNamespaces {
 		tree := migrate.ClockReading{Monotonic: time.Duration(o.Workload.MonoOffset), Boottime: time.Duration(o.Workload.BootOffset)}
 		b, w := clock.BackwardOnHost(o.Workload.OwnTime, tree, difference(o.Monotonic, o.Boottime))

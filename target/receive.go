@@ -34,10 +34,14 @@ type receiver struct {
 	store    *pagestore.Store
 	dir      string
 	reserved uint64
+	mode     migrate.RestoreMode // eager or lazy
+	rounds   *rounds
 	clock    migrate.Clock
 	verdicts chan verdict
 	finished chan struct{} // the source said that its copy is gone
+	runs     bool          // the tree was let go: what is left is to clean up behind it
 	over     chan struct{}
+	link     *link
 }
 
 // A verdict is the source's decision, however it got here.
@@ -54,6 +58,9 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 	}
 	if err := errors.Join(workload.ValidName(o.Workload.Name), o.Options.Validate()); err != nil {
 		return err
+	}
+	if !o.CheckOnly {
+		a.replace(s.Peer(), o.Workload.Name)
 	}
 	check, err := a.check(ctx, o)
 	if err != nil {
@@ -80,6 +87,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 		return fmt.Errorf("%T where Prepare was due", m)
 	}
 	r := a.newReceiver(o.ID, o)
+	r.mode = restoreMode(o.Options.Restore, check.Target.LazyPages, o.Workload.MemoryBytes)
 	return r.run(ctx, s)
 }
 
@@ -87,20 +95,36 @@ func (a *Agent) newReceiver(id migrate.ID, o transport.Offer) *receiver {
 	return &receiver{
 		Agent: a, id: id, offer: o, dir: filepath.Join(a.cfg.Store, string(id)),
 		verdicts: make(chan verdict), finished: make(chan struct{}), over: make(chan struct{}),
+		rounds: newRounds(), link: newLink(),
 	}
 }
 
 // run takes a migration to its end. Its record comes first, and its ID can be
 // in the journal only once, so no peer can get between another and its receiver.
-//
-// Until it is held, every error discards it.
+// A workload that runs may still be without some of its memory: the source has
+// no part in that, and does not wait for it.
 func (r *receiver) run(ctx context.Context, s *transport.Session) error {
 	if err := r.begin(s); err != nil {
 		return err
 	}
 	r.register()
-	defer r.unregister()
-	err := r.toHeld(ctx, s)
+	err := r.carry(ctx, s)
+	r.link.end(err)
+	if !r.runs {
+		r.unregister()
+		return err
+	}
+	r.work.Go(func() {
+		defer r.unregister()
+		r.complete(ctx)
+	})
+	return err
+}
+
+// carry takes a migration in and through its verdict. Until it is held, every
+// error discards it.
+func (r *receiver) carry(ctx context.Context, s *transport.Session) error {
+	s, err := r.toHeld(ctx, s)
 	if err != nil {
 		return errors.Join(err, r.discard(ctx, err))
 	}
@@ -129,15 +153,40 @@ func (r *receiver) unregister() {
 
 // toHeld prepares, takes pages and images, and restores. A source that is
 // there but does not go on has as long as its own time-out for the whole move.
-func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
+// It returns the session on which the target voted.
+func (r *receiver) toHeld(ctx context.Context, s *transport.Session) (*transport.Session, error) {
+	defer r.link.settle()
 	ctx, cancel := context.WithTimeoutCause(ctx, r.offer.Options.Timeout, errStalled)
 	defer cancel()
 	if err := r.prepare(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.Send(ctx, transport.Prepared{}); err != nil {
-		return err
+	if err := s.Send(ctx, r.costs.prepared(r.mode)); err != nil && !r.resumable(err) {
+		return nil, err
 	}
+	return r.takeUntilVote(ctx, s)
+}
+
+// takeUntilVote takes what comes on one session after the other: when one
+// breaks during pre-copy, the source may go on with another.
+func (r *receiver) takeUntilVote(ctx context.Context, s *transport.Session) (*transport.Session, error) {
+	for {
+		r.link.use(s)
+		err := r.takeIn(ctx, s)
+		if err == nil {
+			return s, nil
+		}
+		if !r.resumable(err) {
+			return nil, err
+		}
+		if s, err = r.awaitSession(ctx, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// takeIn does as the messages of one session say, up to the vote.
+func (r *receiver) takeIn(ctx context.Context, s *transport.Session) error {
 	intake := r.startIntake(ctx, s)
 	defer intake.stop()
 	for {
@@ -152,11 +201,12 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) error {
 		case transport.ClockPing:
 			err = pong(ctx, s, m)
 		case transport.RoundEnd:
-			err = intake.endRound(m)
+			err = r.rounds.end(intake.ctx, m)
 			if err == nil && !m.Final {
 				err = s.Send(ctx, transport.RoundAck{Round: m.Round, StoredPages: r.store.Pages()})
 			}
 		case transport.Restore:
+			r.link.settle()
 			return r.restore(ctx, s, intake, m)
 		case transport.Abort:
 			return &aborted{m.Status, m.Failure}
@@ -208,7 +258,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 		return &storeError{err}
 	}
 	var err error
-	if r.store, err = pagestore.New(r.dir, r.reserved, false); err != nil {
+	if r.store, err = pagestore.New(r.dir, r.reserved, r.mode == migrate.RestoreLazy); err != nil {
 		return &storeError{err}
 	}
 	if len(r.offer.Init) > 0 {
@@ -259,6 +309,11 @@ func (r *receiver) begin(s *transport.Session) error {
 func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake, m transport.Restore) error {
 	ctx, cancel := context.WithTimeout(ctx, r.offer.Options.FreezeTimeout)
 	defer cancel()
+	begun := time.Now()
+	if !r.rounds.complete() {
+		return fmt.Errorf("%w: the word to restore comes before the final round ended", transport.ErrProtocol)
+	}
+	in.seal()
 	if err := in.endImages(m.Images); err != nil {
 		return err
 	}
@@ -271,6 +326,7 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	held, err := r.super.Restore(ctx, supervisor.RestoreSpec{
 		Migration: r.id, Name: r.offer.Workload.Name, Workload: m.Workload,
 		ImagesDir: r.store.Images(), Options: r.offer.Options,
+		Lazy: r.mode == migrate.RestoreLazy, LazyMap: r.store.LazyMap(),
 		Clock: supervisor.ClockSpec{Difference: difference(m.Monotonic, m.Boottime), FrozenAt: m.FrozenAt, HasTimens: m.Timens},
 	})
 	if err != nil {
@@ -280,7 +336,11 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	if err := r.entry.Step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
 		return err
 	}
-	if err := s.Send(ctx, transport.Held{Clock: r.clock}); err != nil {
+	r.costs.observe(r.mode, m.Workload.MemoryBytes, time.Since(begun))
+	if n := r.store.Verified(); n > 0 {
+		r.log.Info("pages are as on the frozen source", "migration", r.id, "pages", n)
+	}
+	if err := s.Send(ctx, transport.Held{Clock: r.clock, Restore: r.mode}); err != nil {
 		r.log.Warn("the vote may not have arrived", "migration", r.id, "cause", err)
 	}
 	failpoint.Reach("target:voted")

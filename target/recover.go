@@ -66,19 +66,35 @@ func (a *Agent) recoverOne(ctx context.Context, id migrate.ID) error {
 			if err := r.hold(ctx, nil); err != nil && ctx.Err() == nil {
 				a.log.Error("recover", "migration", id, "cause", err)
 			}
+			if r.runs {
+				r.complete(ctx)
+			}
 		})
 		return nil
 	}
-	defer r.unregister()
+	err = r.recover(ctx, action)
+	if err != nil || !r.runs {
+		r.unregister()
+		return err
+	}
+	a.work.Go(func() {
+		defer r.unregister()
+		r.complete(ctx)
+	})
+	return nil
+}
+
+// recover does what needs no peer.
+func (r *receiver) recover(ctx context.Context, action journal.Action) error {
 	switch action {
 	case journal.AskPeer: // voted, and the held copy is gone with its supervisor
 		return r.discard(ctx, errHeldLost)
 	case journal.Discard:
-		return r.discard(ctx, errors.New("the agent ended in phase "+rec.Phase.String()))
+		return r.discard(ctx, errors.New("the agent ended in phase "+r.entry.Record().Phase.String()))
 	case journal.Resume:
 		return r.resumeAgain(ctx)
 	case journal.Finish:
-		return r.cleanUp()
+		r.runs = true
 	}
 	return nil
 }
@@ -89,10 +105,8 @@ func (r *receiver) resumeAgain(ctx context.Context) error {
 		return r.resume(context.WithoutCancel(ctx), nil, verdict{})
 	}
 	if r.ranAfterAll(ctx) {
-		if err := r.entry.Step(migrate.Finish, nil); err != nil {
-			return err
-		}
-		return r.cleanUp()
+		r.runs = true
+		return r.entry.Step(migrate.Finish, nil)
 	}
 	return r.discard(ctx, errHeldLost)
 }

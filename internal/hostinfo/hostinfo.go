@@ -47,7 +47,7 @@ func Describe(ctx context.Context, tool criu.Tool, criuErr error, store string) 
 		if err != nil {
 			return migrate.Host{}, err
 		}
-		h.SoftDirty = features.MemTrack
+		h.SoftDirty, h.LazyPages = features.MemTrack, features.LazyPages
 	}
 	var err error
 	if h.MemoryAvailable, err = MemoryAvailable(); err != nil {

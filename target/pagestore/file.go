@@ -92,6 +92,12 @@ func (p *pagesFile) copyFrom(from *pagesFile, slot, pages uint64) (to uint64, er
 	return to, err
 }
 
+// empty drops all pages.
+func (p *pagesFile) empty() error {
+	p.slots = 0
+	return p.seal()
+}
+
 // seal gives the file its full length, so that zero pages at its end exist.
 func (p *pagesFile) seal() error {
 	if p.f == nil {

@@ -52,6 +52,9 @@ func (m *model) run() {
 		m.round(uint32(round), false)
 		m.mutate(0.2)
 	}
+	if m.rng.IntN(3) == 0 {
+		m.breakOff(uint32(rounds + 1))
+	}
 	m.round(uint32(rounds+1), true)
 	m.sums()
 	finish(m.t, m.s)
@@ -63,6 +66,24 @@ func (m *model) run() {
 	if m.s.Verified() != uint64(pages) {
 		m.t.Errorf("%d pages verified of %d", m.s.Verified(), pages)
 	}
+}
+
+// breakOff sends a final list whose second half never arrives. Of the pages in
+// it the source then knows nothing.
+func (m *model) breakOff(round uint32) {
+	whole := m.now
+	m.now = memory{}
+	for _, im := range modelImages[:2] {
+		m.now[im] = whole[im]
+	}
+	m.round(round, true)
+	if begun, err := m.s.Unlist(); !begun || err != nil {
+		m.t.Fatalf("Unlist() = %v, %v", begun, err)
+	}
+	for _, im := range modelImages[:2] {
+		m.target[im] = map[uint64][]byte{}
+	}
+	m.now = whole
 }
 
 // mutate changes a share of all pages. Contents are few, so that there are

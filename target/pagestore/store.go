@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"migrate/criu"
 	"migrate/internal/lazymap"
@@ -34,12 +35,12 @@ import (
 var ErrFull = errors.New("more pages than were reserved")
 
 // Store receives the pages of one migration. Its methods must be called from
-// one goroutine at a time.
+// one goroutine at a time, except for Pages.
 type Store struct {
 	dir      string
 	limit    uint64 // pages
 	lazy     bool
-	used     uint64 // pages in all files
+	used     atomic.Uint64 // pages in all files
 	verified uint64
 	images   map[key]*image
 	nextID   uint32
@@ -105,6 +106,19 @@ func (s *Store) writeLazyMap() error {
 	return lazymap.Write(s.LazyMap(), m)
 }
 
+// Unlist forgets what has come of the final list, and reports whether anything
+// had: the source sends it anew. Of pages that were listed the store may have
+// any content now, or none.
+func (s *Store) Unlist() (begun bool, err error) {
+	for _, im := range s.images {
+		begun = begun || len(im.final) > 0
+		im.final = nil
+		s.used.Add(-im.files[inFinal].slots)
+		err = errors.Join(err, im.files[inFinal].empty())
+	}
+	return begun, err
+}
+
 // sorted returns the images, tasks first, by their numbers.
 func (s *Store) sorted() []*image {
 	var out []*image
@@ -118,7 +132,7 @@ func (s *Store) sorted() []*image {
 }
 
 // Pages returns the number of pages stored, over all rounds.
-func (s *Store) Pages() uint64 { return s.used }
+func (s *Store) Pages() uint64 { return s.used.Load() }
 
 // Verified returns the number of pages that were compared with the frozen
 // source.
@@ -155,9 +169,9 @@ func (s *Store) image(p transport.Piece) (*image, error) {
 }
 
 func (s *Store) reserve(pages uint64) error {
-	if pages > s.limit-s.used {
+	if pages > s.limit-s.used.Load() {
 		return ErrFull
 	}
-	s.used += pages
+	s.used.Add(pages)
 	return nil
 }
