@@ -48,9 +48,10 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 
 // PreDump gives the page server every page that changed since o.Parent, or
 // every page, and has the kernel note from then on what changes. The tree is
-// held for a moment and runs while its pages are read. [ServePages] gets runs
-// that did not change with PageParent alone, and may get pages that changed
-// once more meanwhile: the next dump has those again.
+// held while CRIU looks for them, and runs again while they are sent: those that
+// change meanwhile may be sent as they were or as they are, and the next dump
+// has them again. [ServePages] gets runs that did not change with PageParent
+// alone. It takes a pipe for every MiB or two.
 //
 // When ctx ends, the socket is closed and the child waited for; the tree runs.
 // Errors of CRIU's own are an [*Error].

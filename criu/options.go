@@ -45,8 +45,7 @@ type DumpOptions struct {
 	PageSocket *int
 }
 
-// PreDumpOptions are the settings of one pre-dump. The tree is held for a
-// moment, and its memory is read while it runs; a pre-dump has no hooks.
+// PreDumpOptions are the settings of one pre-dump, which has no hooks.
 type PreDumpOptions struct {
 	PID       int    // root of the tree, in CRIU's PID namespace
 	ImagesDir string // existing directory; of use is only the inventory.img in it afterwards

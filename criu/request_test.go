@@ -101,7 +101,7 @@ func TestPreDumpRequest(t *testing.T) {
 		NotifyScripts: proto.Bool(true), ManageCgroups: proto.Bool(false), ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
 		Pid: proto.Int32(7), FreezeCgroup: proto.String("/sys/fs/cgroup/a"), External: []string{"tty[1:2]"}, Timeout: proto.Uint32(1),
 		LeaveRunning: proto.Bool(true), TrackMem: proto.Bool(true), ParentImg: proto.String("../1"),
-		PreDumpMode: rpc.CriuPreDumpMode_VM_READ.Enum(), Ps: &rpc.CriuPageServerInfo{Fd: proto.Int32(4)},
+		Ps: &rpc.CriuPageServerInfo{Fd: proto.Int32(4)},
 	}}
 	got, err := preDumpRequest(o, directories{images: 10, work: 11})
 	if err != nil || !proto.Equal(got, want) {

@@ -108,7 +108,9 @@ func (f *fakeCRIU) run(resp *rpc.CriuResp, doing string, work func() error) {
 	if f.log, err = os.Create(filepath.Join(f.directory(f.opts.GetWorkDirFd()), f.opts.GetLogFile())); err == nil {
 		defer f.log.Close()
 		fmt.Fprintln(f.log, "(00.000000) Version: fake")
-		err = work()
+		if err = f.linkParent(); err == nil {
+			err = work()
+		}
 	}
 	if err == nil {
 		return
@@ -119,6 +121,14 @@ func (f *fakeCRIU) run(resp *rpc.CriuResp, doing string, work func() error) {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		resp.CrErrno = proto.Int32(int32(errno))
 	}
+}
+
+// linkParent makes the link by which everybody else finds the parent.
+func (f *fakeCRIU) linkParent() error {
+	if f.opts.GetParentImg() == "" {
+		return nil
+	}
+	return os.Symlink(f.opts.GetParentImg(), filepath.Join(f.images(), "parent"))
 }
 
 // directory finds a directory as CRIU does: by the peer's descriptor.

@@ -98,12 +98,8 @@ func (f *fakeCRIU) preDump() error {
 
 // checkParent wants what detect_pid_reuse of CRIU does.
 func (f *fakeCRIU) checkParent() error {
-	images, err := os.Readlink(f.images()) // the parent is relative to the directory, not to its descriptor
-	if err != nil {
-		return err
-	}
-	inv, err := criu.ReadInventory(filepath.Join(images, f.opts.GetParentImg()))
-	if f.opts.GetParentImg() == "" || err != nil || inv.DumpUptime == 0 {
+	inv, err := criu.ReadInventory(filepath.Join(f.images(), "parent"))
+	if err != nil || inv.DumpUptime == 0 {
 		return errors.New("Pid-reuse detection failed: no parent inventory, check warnings in get_parent_inventory")
 	}
 	return nil

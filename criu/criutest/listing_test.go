@@ -139,11 +139,7 @@ func TestRealListing(t *testing.T) {
 			if err != nil {
 				t.Fatal(describe(err))
 			}
-			s.wantState(p, Gone)
-			// Its children have to be reaped as well: they are in its session.
-			if err := waitFor("session to end", func() bool { return unix.Kill(-p.PID(), 0) != nil }); err != nil {
-				t.Fatal(err)
-			}
+			s.wantEnded(p)
 			s.wantNoParent()
 			if err := l.WriteImages(s.dir); err != nil {
 				t.Fatal(err)

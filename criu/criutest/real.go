@@ -56,7 +56,7 @@ func HasV1() bool {
 	return ok
 }
 
-func newReal(t testing.TB, f freezer) Engine {
+func newReal(t testing.TB, f freezer) *realEngine {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("CRIU needs root")

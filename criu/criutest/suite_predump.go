@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"testing"
 
 	"migrate/criu"
 )
@@ -39,6 +41,58 @@ func (s *session) preDump(p Process, sink *Memory, round int, parent string) err
 	return err
 }
 
+// RunPreDump moves a tree that writes to its memory all the time by pre-copy in
+// rounds and checks that it lost nothing. It needs root, CRIU, a mounted cgroup
+// v2 and the loopback device, and skips the test without soft-dirty.
+func RunPreDump(t *testing.T) {
+	e := newReal(t, unified)
+	s := &session{T: t, e: e, dir: t.TempDir()}
+	s.needTracking()
+	p := e.startLoad(t, syscall.SysProcAttr{}, "--memory 32 --dirty 5000 --children 2 --kinds")
+	m := &Memory{}
+	parent := ""
+	for round := range 4 {
+		if err := s.preDump(p, m, round, parent); err != nil {
+			t.Fatal(describe(err))
+		}
+		s.wantAlive(p)
+		m, parent = &Memory{Parent: m}, "../"+strconv.Itoa(round)
+	}
+	s.lastRound(p, m, parent)
+	if all := uint64(m.Bytes()) / criu.PageSize; m.Kept < all/4 || m.Kept == all {
+		t.Errorf("in the last round %d of %d pages were clean, want some but not all", m.Kept, all)
+	}
+	pid, err := s.restore(t.Context(), nil)
+	if err != nil {
+		t.Fatal(describe(err))
+	}
+	s.wantAlive(e.Restored(t, p, pid))
+}
+
+// lastRound dumps what changed since parent, and makes images of all of it.
+func (s *session) lastRound(p Process, m *Memory, parent string) {
+	s.Helper()
+	err := s.dump(s.Context(), p, m, func(o *criu.DumpOptions) { o.TrackMem, o.Parent = true, parent }, nil)
+	if err != nil {
+		s.Fatal(describe(err))
+	}
+	s.wantEnded(p)
+	// The pages are all here: a restore must not look for the parent's.
+	if err := errors.Join(m.WriteImages(s.dir), os.Remove(filepath.Join(s.dir, "parent"))); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// wantEnded waits until the tree has ended and the last of its session is
+// reaped: until then their PIDs are taken.
+func (s *session) wantEnded(p Process) {
+	s.Helper()
+	s.wantState(p, Gone)
+	if err := waitFor("session to end", func() bool { return syscall.Kill(-p.PID(), 0) != nil }); err != nil {
+		s.Fatal(err)
+	}
+}
+
 // needTracking skips a test for which the kernel lacks something.
 func (s *session) needTracking() {
 	s.Helper()
@@ -67,19 +121,11 @@ func testPreDumps(s *session) {
 	}
 	s.wantAlive(p)
 	last := &Memory{Parent: second}
-	err := s.dump(s.Context(), p, last, func(o *criu.DumpOptions) { o.TrackMem, o.Parent = true, "../101" }, nil)
-	if err != nil {
-		s.Fatal(describe(err))
-	}
+	s.lastRound(p, last, "../101")
 	for i, m := range []*Memory{first, second, last} {
 		if (m.Kept != 0) != (i > 0) || m.Kept*criu.PageSize > uint64(m.Bytes()) {
 			s.Errorf("round %d: %d of %d pages did not change", i+1, m.Kept, m.Bytes()/criu.PageSize)
 		}
-	}
-	s.wantState(p, Gone)
-	// The pages are all here: a restore must not look for the parent's.
-	if err := errors.Join(last.WriteImages(s.dir), os.RemoveAll(filepath.Join(s.dir, "parent"))); err != nil {
-		s.Fatal(err)
 	}
 	s.mustRestore(p, nil)
 }
