@@ -36,7 +36,7 @@ func openMemory(pid int) (*memory, error) {
 
 // useScan takes PAGEMAP_SCAN, or what there is on older kernels.
 func (m *memory) useScan() {
-	s := &ioctlScanner{pagemap: m.pagemap}
+	s := &ioctlScanner{pagemap: m.pagemap, query: ownPages}
 	if !s.supported() {
 		m.useEntries()
 		return
@@ -92,4 +92,31 @@ func (m *memory) read(b *batch) (pages uint64, err error) {
 		return 0, err
 	}
 	return uint64(n) / PageSize, nil
+}
+
+// ReadPages fills buf with whole pages of a process that is frozen, from addr
+// on. Memory without PROT_READ is read too. The error wraps [unix.ESRCH] if the
+// process has ended.
+func ReadPages(pid int, addr uint64, buf []byte) error {
+	if len(buf) == 0 {
+		return nil
+	}
+	local := []unix.Iovec{{Base: &buf[0]}}
+	local[0].SetLen(len(buf))
+	n, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(addr), Len: len(buf)}}, 0)
+	if err == nil && n == len(buf) {
+		return nil
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = unix.ESRCH
+	}
+	if err == nil {
+		defer mem.Close()
+		_, err = mem.ReadAt(buf, int64(addr))
+	}
+	if err != nil {
+		return fmt.Errorf("reading memory of process %d at %#x: %w", pid, addr, err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Task is one process of the workload.
@@ -12,10 +13,12 @@ type Task struct {
 	VPID int // in the workload's own
 }
 
+func (t Task) image() Image { return Image{TaskImage, uint64(t.VPID)} }
+
 // Sink takes the pages that changed. Addresses are of the first page; data are
 // whole pages and the Sink's only until it returns. When a call returned nil the
-// Table counts those pages as the target's; if they do not arrive, the Table must
-// not be used again.
+// Table counts those pages as the target's; if they do not arrive, it must be told
+// by [Table.Forget].
 type Sink interface {
 	Data(ctx context.Context, im Image, addr uint64, data []byte) error
 	Zero(ctx context.Context, im Image, addr, pages uint64) error
@@ -24,11 +27,14 @@ type Sink interface {
 // Stats counts what a Pass did with the pages.
 type Stats struct {
 	Tasks     uint64 // that were looked at
+	Untracked uint64 // of these, that the tracker cannot watch: they were read whole
 	Pages     uint64 // read
 	Sent      uint64 // given to Sink.Data
 	Zero      uint64 // given to Sink.Zero
 	Unchanged uint64 // as they were sent before
 	Skipped   uint64 // could not be read: gone meanwhile, or guard pages
+
+	Stopped time.Duration // for which the workload was made to stand still
 }
 
 const (
@@ -41,7 +47,7 @@ const (
 // memory that goes, are no error; new tasks and memory are left to the next pass.
 // It reads with one thread, so as to leave processors to the workload.
 func Pass(ctx context.Context, tasks func() []Task, table *Table, sink Sink) (Stats, error) {
-	p := pass{table: table, sink: sink, batch: batch{data: make([]byte, batchBytes)}}
+	p := newPass(table, sink)
 	for _, t := range tasks() {
 		if err := p.task(ctx, t, (*memory).useScan); err != nil {
 			return p.stats, fmt.Errorf("copying memory of process %d: %w", t.PID, err)
@@ -50,11 +56,16 @@ func Pass(ctx context.Context, tasks func() []Task, table *Table, sink Sink) (St
 	return p.stats, nil
 }
 
+// pass reads pages, compares them with the table, and sends what changed.
 type pass struct {
 	table *Table
 	sink  Sink
 	stats Stats
 	batch batch
+}
+
+func newPass(table *Table, sink Sink) *pass {
+	return &pass{table: table, sink: sink, batch: batch{data: make([]byte, batchBytes)}}
 }
 
 func (p *pass) task(ctx context.Context, t Task, use func(*memory)) error {
@@ -63,8 +74,13 @@ func (p *pass) task(ctx context.Context, t Task, use func(*memory)) error {
 		defer m.close()
 		use(m)
 		p.stats.Tasks++
-		err = p.memory(ctx, m, Image{TaskImage, uint64(t.VPID)})
+		err = p.memory(ctx, m, t.image())
 	}
+	return ignoreGone(err)
+}
+
+// ignoreGone drops an error that says no more than that the task has ended.
+func ignoreGone(err error) error {
 	if err != nil && gone(err) && !errors.As(err, new(ownError)) {
 		return nil
 	}
@@ -82,13 +98,34 @@ func (p *pass) memory(ctx context.Context, m *memory, im Image) error {
 	if err != nil {
 		return err
 	}
+	return p.pages(ctx, m, im, func(found func(extent) error) error {
+		for _, mapping := range mappings {
+			if err := m.scan.scan(mapping, found); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// list reads some pages.
+func (p *pass) list(ctx context.Context, m *memory, im Image, pages []extent) error {
+	return p.pages(ctx, m, im, func(found func(extent) error) error {
+		for _, e := range pages {
+			if err := found(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pages reads what find finds.
+func (p *pass) pages(ctx context.Context, m *memory, im Image, find func(found func(extent) error) error) error {
 	p.batch.reset()
 	flush := func() error { return p.flush(ctx, m, im) }
-	for _, mapping := range mappings {
-		add := func(e extent) error { return p.batch.add(e, flush) }
-		if err := m.scan.scan(mapping, add); err != nil {
-			return err
-		}
+	if err := find(func(e extent) error { return p.batch.add(e, flush) }); err != nil {
+		return err
 	}
 	return flush()
 }
@@ -105,7 +142,7 @@ func (p *pass) flush(ctx context.Context, m *memory, im Image) error {
 		}
 		if n == 0 {
 			p.stats.Skipped++
-			p.batch.drop(1)
+			p.table.unknow(im, p.batch.drop(1)[0].start, 1) // what the target has of it may be old
 			continue
 		}
 		data := p.batch.data

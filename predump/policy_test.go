@@ -91,23 +91,3 @@ func TestNextAgainstWriters(t *testing.T) {
 		t.Errorf("%d passes over memory that is rewritten all the time, want 2", passes)
 	}
 }
-
-func TestChoose(t *testing.T) {
-	for _, c := range []struct {
-		asked     migrate.Tracker
-		softDirty bool
-		want      migrate.Tracker
-		reason    bool
-	}{
-		{migrate.TrackerAuto, false, migrate.TrackerHash, true},
-		{migrate.TrackerAuto, true, migrate.TrackerHash, true},
-		{"", false, migrate.TrackerHash, true},
-		{migrate.TrackerHash, false, migrate.TrackerHash, false},
-		{migrate.TrackerNone, true, migrate.TrackerNone, false},
-	} {
-		got, reason := Choose(c.asked, c.softDirty)
-		if got != c.want || (reason != "") != c.reason {
-			t.Errorf("Choose(%q, %v) = %v, %q, want %v", c.asked, c.softDirty, got, reason, c.want)
-		}
-	}
-}

@@ -21,10 +21,34 @@ type scanner interface {
 const (
 	pagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
 
-	pageIsFile    = 1 << 2
-	pageIsPresent = 1 << 3
-	pageIsSwapped = 1 << 4
-	pageIsPFNZero = 1 << 5
+	scanWPMatching = 1 << 0 // write-protect the pages that are found
+
+	pageIsWPAllowed = 1 << 0
+	pageIsWritten   = 1 << 1
+	pageIsFile      = 1 << 2
+	pageIsPresent   = 1 << 3
+	pageIsSwapped   = 1 << 4
+	pageIsPFNZero   = 1 << 5
+)
+
+// query says which pages a PAGEMAP_SCAN finds: all of the set categories, none
+// of the clear ones, one of anyOf.
+type query struct{ flags, set, clear, anyOf uint64 }
+
+// A hole counts as written, and protecting it costs page tables: every query
+// asks for pages that are there.
+var (
+	ownPages = query{clear: pageIsFile | pageIsPFNZero, anyOf: pageIsPresent | pageIsSwapped}
+	// written finds and protects the pages that were written to since they were
+	// last protected. Ranges that no userfaultfd watches are passed over. The
+	// flag CHECK_WPASYNC must not be added: the error that it makes of such a
+	// range loses what was protected just before.
+	written = query{scanWPMatching, pageIsWritten, ownPages.clear, ownPages.anyOf}
+	// unwritten finds those that were not. Where no userfaultfd watches, every
+	// page counts as written.
+	unwritten = query{0, pageIsWPAllowed, pageIsWritten | ownPages.clear, ownPages.anyOf}
+	// watchable finds everything where a userfaultfd of the right kind watches.
+	watchable = query{set: pageIsWPAllowed}
 )
 
 // pmScanArg is struct pm_scan_arg.
@@ -53,6 +77,7 @@ const (
 // ioctlScanner asks the kernel for the pages. Holes cost nothing.
 type ioctlScanner struct {
 	pagemap *os.File
+	query   query
 	vec     []pageRegion
 }
 
@@ -90,10 +115,11 @@ func (s *ioctlScanner) call(m extent) ([]pageRegion, uint64, error) {
 		start: m.start, end: m.end,
 		vec: uint64(uintptr(unsafe.Pointer(&s.vec[0]))), vecLen: scanRegions,
 		maxPages:         scanPages,
-		categoryInverted: pageIsFile | pageIsPFNZero,
-		categoryMask:     pageIsFile | pageIsPFNZero,
-		categoryAnyof:    pageIsPresent | pageIsSwapped,
-		returnMask:       pageIsPresent,
+		flags:            s.query.flags,
+		categoryInverted: s.query.clear,
+		categoryMask:     s.query.set | s.query.clear,
+		categoryAnyof:    s.query.anyOf,
+		returnMask:       pageIsPresent | pageIsWPAllowed,
 	}
 	arg.size = uint64(unsafe.Sizeof(arg))
 	n, _, errno := unix.Syscall(unix.SYS_IOCTL, s.pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))

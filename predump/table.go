@@ -40,6 +40,9 @@ type Table struct {
 	zero   hash // of a page of zeros
 	mu     sync.Mutex
 	images atomic.Pointer[map[Image]*space] // replaced under mu, never changed
+
+	forgetting sync.Mutex
+	forgotten  map[Image][]extent
 }
 
 // NewTable returns an empty table with a random seed.

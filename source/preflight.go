@@ -67,7 +67,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
 	v.report.Warnings = append(v.report.Warnings, check.Warnings...)
 	v.report.MemoryBytes = v.facts.MemoryBytes
-	v.report.Tracker, v.report.TrackerWhy = predump.Choose(v.opts.Tracker, offer.Host.SoftDirty)
+	v.report.Tracker, v.report.TrackerWhy = predump.Choose(v.opts.Tracker, offer.Host.SoftDirty, predump.Probe().UffdWP)
 	return check, nil
 }
 
