@@ -230,11 +230,16 @@ func (p *textPrinter) rounds(list []migrate.Round) {
 	}
 	fmt.Fprintln(p.out)
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "  ROUND\tPAGES\tSENT\tDELTA\tDUPLICATE\tZERO\tUNCHANGED\tWIRE\tDURATION\tMBIT/S\tDIRTY RATE\tEXPECTED\tSLOWED")
+	fmt.Fprintf(w, "  %s\n", strings.ToUpper(strings.Join(roundHead, "\t")))
 	for _, r := range list {
 		fmt.Fprintf(w, "  %s\n", strings.Join(roundCells(r), "\t"))
 	}
 	w.Flush()
+}
+
+// roundHead names what roundCells returns.
+var roundHead = []string{
+	"Round", "Pages", "Sent", "Delta", "Duplicate", "Zero", "Unchanged", "Wire", "Duration", "Mbit/s", "Dirty rate", "Expected", "Slowed",
 }
 
 // roundCells are a round's figures, as the tables of a report show them.
