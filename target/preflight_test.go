@@ -12,7 +12,7 @@ import (
 func host(change func(*migrate.Host)) migrate.Host {
 	h := migrate.Host{
 		Name: "B", Kernel: "6.12.1", Arch: "amd64", CRIU: "4.2.1", CRIUNumber: 40201, TimeNamespaces: true,
-		MemoryAvailable: 8 << 30, StoreAvailable: 8 << 30,
+		MemoryAvailable: 8 << 30, StoreAvailable: 8 << 30, LazyPages: true,
 	}
 	if change != nil {
 		change(&h)
@@ -35,6 +35,12 @@ func TestCompareHosts(t *testing.T) {
 		{name: "older CRIU", target: func(h *migrate.Host) { h.CRIUNumber = 40101 }, blockers: []string{"criu-older"}},
 		{name: "newer CRIU", target: func(h *migrate.Host) { h.CRIUNumber = 50000 }},
 		{name: "older kernel", target: func(h *migrate.Host) { h.Kernel = "6.1.0-50" }, warnings: []string{"kernel-older"}},
+		{
+			name: "lazy restore where there is none", target: func(h *migrate.Host) { h.LazyPages = false },
+			offer: func(o *transport.Offer) { o.Options.Restore = migrate.RestoreLazy }, blockers: []string{"no-lazy-restore"},
+		},
+		{name: "lazy restore", offer: func(o *transport.Offer) { o.Options.Restore = migrate.RestoreLazy }},
+		{name: "lazy restore if possible", target: func(h *migrate.Host) { h.LazyPages = false }},
 		{
 			name: "no time namespaces, clock would step back", target: func(h *migrate.Host) { h.TimeNamespaces = false },
 			offer: func(o *transport.Offer) { o.Monotonic, o.Boottime = behind, behind }, blockers: []string{"clock-backward", "clock-backward"},
