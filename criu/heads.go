@@ -21,6 +21,7 @@ const (
 	adviceExternal   = "mounts from outside of the workload's root have to be declared as external mounts"
 	adviceChain      = "the earlier dump that this one builds on is gone or damaged; start the move again"
 	adviceTransport  = "the receiver of the memory ended or its connection broke; see its own error"
+	adviceEager      = "restore all memory before the workload runs (--restore eager)"
 	adviceCPU        = "move to a host whose CPU has the same features, or hide them on the source"
 	adviceUring      = "turn io_uring off in the program; a ring cannot be migrated"
 	adviceMapping    = "stop what uses it (GPU, perf, bpf, io_uring); it cannot be migrated"
@@ -49,7 +50,8 @@ var tracking = []head{
 		"use another tracker (--tracker hash), or none"),
 	when(`Dirty tracking is OFF`, "this kernel does not track changed memory (CONFIG_MEM_SOFT_DIRTY is off)",
 		"use another tracker (--tracker hash), or none"),
-	when(`Pid-reuse detection failed: no parent inventory`, "the images of the round before are not there", adviceChain),
+	when(`Pid-reuse detection failed`, "the images of the round before are not there", adviceChain),
+	when(`Invalid parent image directory provided`, "the images of the round before are not there", adviceChain),
 }
 
 // sk-inet.c, sk-unix.c, sk-netlink.c, libnetlink
@@ -153,9 +155,11 @@ var pages = []head{
 	when(`Missing ([0-9a-f]+) in parent pagemap`, "page $1 is not in the images of the round before", adviceChain),
 	when(`Hole (.+) not found in parent`, "memory at $1 is not in the images of the round before", adviceChain),
 	when(`The page server doesn't answer`, "the receiver of the memory does not answer", adviceTransport),
-	when(`Can't write pages to socket`, "the memory could not be sent", adviceTransport),
+	when(`Can't (?:write pages to socket|send PSI)`, "the memory could not be sent", adviceTransport),
 	when(`The data were not flushed`, "the receiver of the memory did not confirm it", adviceTransport),
 	when(`Unable to connect to image streamer socket`, "the image streamer is not there", "start it before CRIU"),
+	when(`Unable to open an userfaultfd descriptor|Failed to get uffd API`, "this kernel does not let CRIU fill memory later (userfaultfd)", adviceEager),
+	when(`uffd: (?:PID sending error|send_fd error|Failed sending restore finished indication)`, "the server of lazy pages ended", adviceEager),
 	when(`connect to lazy-pages.socket failed|Can't connect to .*lazy-pages.socket`, "the server of lazy pages is not there", "start it before the restore"),
 }
 

@@ -2,6 +2,7 @@ package criutest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,6 +37,45 @@ func TestRealPIDNamespace(t *testing.T) {
 		p = e.Restored(t, p, pid)
 		wantInit(t, pid)
 		s.wantAlive(p)
+	}
+}
+
+// TestRealRefusals has what CRIU says where something of memory is missing, in
+// plain words.
+func TestRealRefusals(t *testing.T) {
+	e := NewReal(t).(*realEngine)
+	t.Run("no tracking", func(t *testing.T) {
+		f, err := e.tool.Features(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.MemTrack {
+			t.Skip("this machine has soft-dirty tracking")
+		}
+		s := &session{T: t, e: e, dir: t.TempDir()}
+		p := e.Start(t)
+		wantRefusal(t, s.preDump(p, &Memory{}, 1, ""), "does not track changed memory")
+		s.wantAlive(p)
+	})
+	t.Run("no server of lazy pages", func(t *testing.T) {
+		s := &session{T: t, e: e, dir: t.TempDir()}
+		p := e.Start(t)
+		s.mustDump(p)
+		c := s.start(criu.ChildOptions{})
+		pid, err := c.Restore(t.Context(), criu.RestoreOptions{ImagesDir: s.dir, Sibling: true, Lazy: true}, nil)
+		wantRefusal(t, err, "server of lazy pages is not there")
+		if pid != 0 {
+			e.Restored(t, p, pid)
+		}
+		s.wantState(p, Gone)
+	})
+}
+
+func wantRefusal(t *testing.T, err error, cause string) {
+	t.Helper()
+	e, ok := errors.AsType[*criu.Error](err)
+	if !ok || !strings.Contains(e.Cause, cause) || e.Advice == "" {
+		t.Errorf("error = %v, want a *criu.Error that says %q, with advice", err, cause)
 	}
 }
 
