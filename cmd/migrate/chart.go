@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ type chart struct {
 
 // rule is a line across a chart.
 type rule struct {
-	Class, Text, Anchor        string
+	Class, Text                string
 	From, To, At, TextX, TextY float64
 }
 
@@ -65,10 +66,10 @@ func charts(r *migrate.Report, limit time.Duration) []chart {
 	}
 	var rules []rule
 	if limit > 0 {
-		rules = append(rules, rule{Class: "dashed", At: millis(migrate.Millis(limit)), Text: "limit " + duration(migrate.Millis(limit)), Anchor: "start"})
+		rules = append(rules, rule{Class: "dashed", At: millis(migrate.Millis(limit)), Text: "limit " + duration(migrate.Millis(limit))})
 	}
 	if r.Downtime > 0 {
-		rules = append(rules, rule{Class: "rule", At: millis(r.Downtime), Text: "was " + duration(r.Downtime), Anchor: "end"})
+		rules = append(rules, rule{Class: "rule", At: millis(r.Downtime), Text: "was " + duration(r.Downtime)})
 	}
 	var list []chart
 	for _, c := range []struct {
@@ -103,11 +104,12 @@ func plot(title, unit string, points []point, rules []rule, rounds []migrate.Rou
 		c.Y = append(c.Y, rule{From: chartLeft, To: chartRight, At: y.at(v), TextX: chartLeft - 6, TextY: y.at(v) + 4, Text: number(v)})
 	}
 	for _, r := range rules {
-		r.From, r.To, r.At = chartLeft, chartRight, y.at(r.At)
-		r.TextX, r.TextY = chartLeft+4, r.At-4
-		if r.Anchor == "end" {
-			r.TextX = chartRight
+		text := -4.0 // above; that of the lowest one below it, where the curve is not
+		if len(rules) > 1 && r.At == slices.Min(values[len(points):]) {
+			text = 14
 		}
+		r.From, r.To, r.At = chartLeft, chartRight, y.at(r.At)
+		r.TextX, r.TextY = chartLeft+4, r.At+text
 		c.Rules = append(c.Rules, r)
 	}
 	x := func(i int) float64 {
@@ -143,8 +145,11 @@ func path(dots []dot) string {
 	return b.String()
 }
 
-// number writes a tick's value shortly.
-func number(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
+// number writes a tick's value, of which the digits that matter are few.
+func number(v float64) string {
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 4, 64), 64) // its own text
+	return strconv.FormatFloat(v, 'f', -1, 64)
+}
 
 // axis maps values from low to high onto positions.
 type axis struct {

@@ -105,7 +105,7 @@ func restoreTile(m migrate.RestoreMode) string {
 	if m == "" {
 		return "at preflight"
 	}
-	return "restored " + string(m)
+	return string(m) + " restore"
 }
 
 // accuracy compares a prediction with the truth.

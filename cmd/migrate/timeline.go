@@ -33,7 +33,7 @@ type phaseBar struct {
 // band is the downtime, behind the bars.
 type band struct {
 	X, Width, Height, TextX, TextY float64
-	Text, Anchor                   string
+	Text                           string
 }
 
 // The geometry of a timeline: names on the left, durations behind the bars.
@@ -86,7 +86,7 @@ func draw(phases []migrate.PhaseTiming, downtime migrate.Millis) timeline {
 		x := a.at(float64(phases[0].Start - begin))
 		line.Band = &band{
 			X: x, Width: a.at(float64(phases[0].Start-begin+downtime)) - x, Height: rows + lineRow,
-			TextX: x + 6, TextY: rows + lineRow - 9, Text: "downtime " + duration(downtime), Anchor: "start",
+			TextX: x + 6, TextY: rows + lineRow - 9, Text: "downtime " + duration(downtime),
 		}
 	}
 	for i, t := range phases {
