@@ -54,7 +54,7 @@ func (s *server) openFiller(a *attempt, spec RestoreSpec) error {
 	if a.filler.opened {
 		return errors.New("the filler was told what to fill already")
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, openTime)
+	ctx, cancel := context.WithTimeout(a.filler.life(a.ctx), openTime)
 	defer cancel()
 	work := spec.WorkDir
 	if work == "" {
@@ -73,9 +73,23 @@ func (s *server) openFiller(a *attempt, spec RestoreSpec) error {
 	return nil
 }
 
+// life returns a context that ends with ctx or the filler: the keeper holds its
+// end of the socket open.
+func (f *filler) life(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-f.exited.done:
+			cancel(f.end())
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
+
 // hold waits until the filler has done what must be done before the tree runs.
 func (f *filler) hold(ctx context.Context) error {
-	if err := f.process.Hold(ctx); err != nil {
+	if err := f.process.Hold(f.life(ctx)); err != nil {
 		return fmt.Errorf("filling what cannot wait: %w", err)
 	}
 	return nil
@@ -150,7 +164,7 @@ func protect() (undo func(), err error) {
 // fill sees the filling through to its end.
 func (s *server) fill(f *filler) {
 	begin := time.Now()
-	if err := f.process.Go(context.Background()); err != nil {
+	if err := f.process.Go(f.life(context.Background())); err != nil {
 		s.log.Warn("the filler", "cause", err)
 	}
 	<-f.exited.done

@@ -1,10 +1,12 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate/criu"
+	"migrate/internal/fill"
 	"migrate/internal/lazymap"
 )
 
@@ -31,16 +34,6 @@ func lazyDumped(t *testing.T, name string, size int, tasks ...string) (d dumped,
 	d = src.dump(c, name)
 	waitGone(t, src.record(name).Supervisor.PID)
 	return d, act
-}
-
-// onTmpfs gives images a place in memory, as a target does.
-func onTmpfs(t *testing.T) string {
-	dir := t.TempDir()
-	if err := unix.Mount("migrate-test", dir, "tmpfs", 0, "mode=0700"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
 }
 
 // makeLazy takes the pages that CRIU allows to come later out of the images, and
@@ -82,7 +75,7 @@ func moveLazy(t *testing.T, images string, pid uint64, m *lazymap.Map) {
 		t.Fatal(err)
 	}
 	m.Files = append(m.Files, store)
-	from, err := os.Open(filepath.Join(images, store))
+	from, err := os.OpenFile(filepath.Join(images, store), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +90,12 @@ func moveLazy(t *testing.T, images string, pid uint64, m *lazymap.Map) {
 		if e.Flags&criu.PageLazy != 0 {
 			pm.Entries[i].Flags = criu.PageLazy
 			m.Rows = append(m.Rows, lazymap.Row{Image: pid, Address: e.Address, Pages: e.Pages, File: len(m.Files) - 1, Slot: slot})
-		} else if _, err := io.Copy(to, io.NewSectionReader(from, int64(slot)*4096, int64(e.Pages)*4096)); err != nil {
-			t.Fatal(err)
+		} else {
+			_, err := io.Copy(to, io.NewSectionReader(from, int64(slot)*4096, int64(e.Pages)*4096))
+			punch := unix.Fallocate(int(from.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(slot)*4096, int64(e.Pages)*4096)
+			if err := errors.Join(err, punch); err != nil {
+				t.Fatal(err)
+			}
 		}
 		slot += e.Pages
 	}
@@ -133,26 +130,285 @@ func resume(t *testing.T, c *Client) {
 	}
 }
 
+// TestLazy has workloads look at their memory at once, in all the ways in which a
+// program may change it meanwhile.
 func TestLazy(t *testing.T) {
-	for name, tasks := range map[string]string{
-		"verify": "verify", "threads": "random verify random random", "fork": "fork", "forks": "fork fork verify fork",
-		"remap": "remap", "drop": "drop", "all": "fork remap drop random", "wipe": "fork wipe",
+	for _, tasks := range []string{
+		"verify", "random verify random random", "fork", "fork fork verify", "remap", "drop", "fork remap drop random", "fork wipe",
 	} {
-		t.Run(name, func(t *testing.T) {
-			d, act := lazyDumped(t, n("s-lz-"+name), 256, strings.Fields(tasks)...)
-			h, name := newHost(t), n("s-lz-"+name+"-b")
+		t.Run(tasks, func(t *testing.T) {
+			name := n("s-lz")
+			d, act := lazyDumped(t, name, 128, strings.Fields(tasks)...)
+			h, name := newHost(t), name+"-b"
 			c := h.lazyHeld(name, d)
-			os.WriteFile(act, nil, 0o600)
-			resume(t, c)
-			h.waitLog(name, "stdout", "done")
-			t.Log(h.log(name, "stdout"))
-			if !strings.Contains(h.log(name, "stdout"), "<nil>") {
-				t.Error("memory is wrong")
-			}
+			h.actAndCheck(c, name, act)
 			if err := c.AwaitFill(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%+v", *state(t, c).Fill)
+			f := state(t, c).Fill
+			if !f.Complete || f.Done != f.Total || f.Total < 100<<20 {
+				t.Errorf("fill = %+v", f)
+			}
+			ordinary(t, state(t, c).Root, d.images)
 		})
+	}
+}
+
+// actAndCheck resumes a workload that looks at its memory at once.
+func (h *testHost) actAndCheck(c *Client, name, act string) {
+	h.t.Helper()
+	if err := os.WriteFile(act, nil, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	resume(h.t, c)
+	h.checkDone(name)
+}
+
+func (h *testHost) checkDone(name string) {
+	h.t.Helper()
+	h.waitLog(name, "stdout", "done")
+	if out := h.log(name, "stdout"); !strings.Contains(out, "<nil>") || strings.Contains(out, "wrong") {
+		h.t.Errorf("memory is wrong: %s", out)
+	}
+}
+
+// ordinary checks that nothing of a lazy restore is left.
+func ordinary(t *testing.T, root int, images string) {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if strings.HasPrefix(line, "VmFlags:") && strings.Contains(line, " um") {
+			t.Fatalf("a mapping still has a userfaultfd: %s", line)
+		}
+	}
+	stores, _ := filepath.Glob(filepath.Join(images, "store-*"))
+	for _, s := range stores {
+		var st unix.Stat_t
+		if err := unix.Stat(s, &st); err != nil || st.Blocks > 0 {
+			t.Errorf("%s holds %d KiB, %v", filepath.Base(s), st.Blocks/2, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(images, "lazy.map")); err == nil {
+		t.Error("the map of a store that was used up is left")
+	}
+}
+
+// fillers returns the filler of a supervisor and its keeper.
+func fillers(t *testing.T, super int) (filler, keeper int) {
+	t.Helper()
+	for _, pid := range childrenOf(t, super) {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasSuffix(string(b), "\x00"+fill.Verb+"\x00") {
+			filler = pid
+		}
+	}
+	for _, pid := range childrenOf(t, filler) {
+		keeper = pid
+	}
+	if filler == 0 || keeper == 0 {
+		t.Fatalf("filler %d, keeper %d", filler, keeper)
+	}
+	return filler, keeper
+}
+
+func childrenOf(t *testing.T, pid int) (pids []int) {
+	t.Helper()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		for _, w := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, child)
+		}
+	}
+	return pids
+}
+
+// A filler that dies takes the workload with it, loudly, and nothing of the
+// workload ever reads what was not filled in: neither in the middle of
+// it, nor when a child was forked an instant before.
+func TestFillerKilled(t *testing.T) {
+	for _, point := range []string{"fill:half", "fill:forked"} {
+		t.Run(point, func(t *testing.T) {
+			name := n("s-fk")
+			d, act := lazyDumped(t, name, 128, "fork")
+			t.Setenv("MIGRATE_FAILPOINT", point+"=kill")
+			h, name := newHost(t), name+"-b"
+			c := h.lazyHeld(name, d)
+			os.WriteFile(act, nil, 0o600)
+			if _, err := c.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			err := c.AwaitFill(t.Context())
+			if err == nil || errors.Is(err, ErrGone) {
+				t.Errorf("AwaitFill() = %v", err)
+			}
+			if e := h.waitExit(c, name); e.Signal != int(unix.SIGKILL) {
+				t.Errorf("exit = %+v", e)
+			}
+			if out := h.log(name, "stdout"); strings.Contains(out, "wrong") || strings.Contains(out, "done") {
+				t.Errorf("output: %s", out)
+			}
+			if r := h.record(name); r.Failure == nil || !strings.Contains(r.Failure.Cause, "signal 9") {
+				t.Errorf("the record does not say why: %+v", r)
+			}
+			h.nothingLeft(name)
+		})
+	}
+}
+
+// stoppedHalfway resumes a workload whose filler stops halfway.
+func stoppedHalfway(t *testing.T, name string) (h *testHost, c *Client, act string, filler, keeper int) {
+	t.Helper()
+	d, act := lazyDumped(t, name, 128, "verify")
+	t.Setenv("MIGRATE_FAILPOINT", "fill:half")
+	h = newHost(t)
+	c = h.lazyHeld(name+"-b", d)
+	filler, keeper = fillers(t, state(t, c).PID)
+	os.WriteFile(act, nil, 0o600)
+	resume(t, c)
+	eventually(t, "the filler to stop", func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", filler))
+		_, after, _ := strings.Cut(string(b), ") ")
+		return strings.HasPrefix(after, "T")
+	})
+	return h, c, act, filler, keeper
+}
+
+func TestSupervisorKilledFilling(t *testing.T) {
+	name := n("s-sk")
+	_, c, act, filler, keeper := stoppedHalfway(t, name)
+	st := state(t, c)
+	root := st.Root
+	kill(t, st.PID)
+	waitGone(t, st.PID)
+	t.Cleanup(func() {
+		unix.Kill(root, unix.SIGKILL)
+		waitGone(t, root)
+	})
+	unix.Kill(filler, unix.SIGCONT)
+	waitGone(t, filler)
+	waitGone(t, keeper)
+	if !alive(root) {
+		t.Error("the workload has ended")
+	}
+	eventually(t, "the workload's word", func() bool {
+		b, _ := os.ReadFile(act + ".out")
+		return strings.Contains(string(b), "<nil>")
+	})
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", root))
+	if err != nil || strings.Contains(string(b), " um ") {
+		t.Errorf("it still has a userfaultfd: %v", err)
+	}
+}
+
+func TestKeeperKilled(t *testing.T) {
+	name := n("s-kk")
+	h, c, _, filler, keeper := stoppedHalfway(t, name)
+	kill(t, keeper)
+	unix.Kill(filler, unix.SIGCONT)
+	h.checkDone(name + "-b")
+	if err := c.AwaitFill(t.Context()); err != nil {
+		t.Error(err)
+	}
+	waitGone(t, filler)
+}
+
+// A workload can be stopped while it is being filled.
+func TestStopFilling(t *testing.T) {
+	name := n("s-sf")
+	h, c, _, filler, keeper := stoppedHalfway(t, name)
+	st := state(t, c)
+	waited := make(chan error)
+	go func() { waited <- c.AwaitFill(t.Context()) }()
+	if e, err := c.Stop(t.Context(), -1, 0); err != nil || e.Signal != int(unix.SIGKILL) {
+		t.Errorf("Stop() = %+v, %v", e, err)
+	}
+	if err := <-waited; err == nil {
+		t.Error("AwaitFill() of what was stopped is well")
+	}
+	for _, pid := range []int{filler, keeper, st.PID} {
+		waitGone(t, pid)
+	}
+	if r := h.record(name + "-b"); r.Failure != nil {
+		t.Errorf("record: %+v", r.Failure)
+	}
+	h.nothingLeft(name + "-b")
+}
+
+// Nothing is used up until a workload runs: a restore that failed can be tried
+// again, and one that was discarded leaves the store as it was.
+func TestLazyHeld(t *testing.T) {
+	name := n("s-lh")
+	d, act := lazyDumped(t, name, 128, "verify")
+	h, name := newHost(t), name+"-b"
+	c := h.lazyHeld(name, d)
+	super := state(t, c).PID
+	filler, keeper := fillers(t, super)
+	kill(t, filler)
+	eventually(t, "the loss", func() bool { return state(t, c).State == Failed })
+	if f := state(t, c).Failure; !strings.Contains(f.What+f.Cause, "signal 9") {
+		t.Errorf("failure = %+v", f)
+	}
+	waitGone(t, keeper)
+
+	spec := d.spec(name)
+	spec.Lazy, spec.LazyMap = true, filepath.Join(d.images, "lazy.map")
+	if _, err := c.Restore(t.Context(), spec); err != nil {
+		t.Fatalf("the second time: %v", err)
+	}
+	filler, keeper = fillers(t, super)
+	begin := time.Now()
+	if err := c.Discard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("discard: %v", time.Since(begin))
+	for _, pid := range []int{filler, keeper, super} {
+		waitGone(t, pid)
+	}
+	h.nothingLeft(name)
+
+	c = h.start(name)
+	if _, err := c.Restore(t.Context(), spec); err != nil { // and not prepared
+		t.Fatalf("the third time: %v", err)
+	}
+	h.actAndCheck(c, name, act)
+}
+
+// What is wrong with a store shows before anything is restored.
+func TestLazyRefused(t *testing.T) {
+	name := n("s-lr")
+	d, _ := lazyDumped(t, name, 16, "verify")
+	h, name := newHost(t), name+"-b"
+	c := h.start(name)
+	spec := d.spec(name)
+	spec.Lazy, spec.LazyMap = true, filepath.Join(d.images, "lazy.map")
+	if _, err := c.Restore(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "lazy.map") {
+		t.Errorf("without a map: %v", err)
+	}
+	makeLazy(t, d.images)
+	stores, _ := filepath.Glob(filepath.Join(d.images, "store-*"))
+	for _, s := range stores {
+		if err := os.Truncate(s, 4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	if _, err := c.Restore(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "listed") {
+		t.Errorf("with a store cut short: %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if st := state(t, c); !unvoted(st.State) {
+		t.Errorf("state = %s", st.State)
+	}
+	if left := childrenOf(t, state(t, c).PID); len(left) > 0 {
+		t.Errorf("children left: %v", left)
 	}
 }

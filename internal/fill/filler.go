@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/failpoint"
 )
 
 // chunkSize is how much the background fills in before it looks for faults
@@ -71,6 +73,9 @@ func (f *filler) step() (time.Duration, error) {
 	f.tasks = slices.DeleteFunc(f.tasks, func(t *task) bool { return t.over })
 	if !f.going || !f.restored {
 		return wait, nil
+	}
+	if f.done >= f.total/2 {
+		failpoint.Reach("fill:half")
 	}
 	for _, t := range f.tasks {
 		switch err := t.background(); {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/failpoint"
 )
 
 // family is the tasks that lack content of the same image: one of the tree, and
@@ -99,6 +101,7 @@ func (t *task) unmap(start, end uint64) {
 // fork begins to fill a child, which lacks what its parent lacks. Where the
 // parent moved memory at the same time, the child has it at one of both places.
 func (t *task) fork(fd int) {
+	failpoint.Reach("fill:forked")
 	child := &task{f: t.f, fd: fd, mem: t.f.open(fd), pid: t.pid, family: t.family, missing: slices.Clone(t.missing)}
 	for _, c := range t.moved {
 		if _, taken := child.missing.at(c.old.addr); !taken {
