@@ -10,7 +10,7 @@ import (
 
 // A cap that is changed while pages flow holds 200 ms later, up and down.
 func TestBandwidthChangesLive(t *testing.T) {
-	d, a := pair(t, func(d, _ *Config) { d.Bandwidth = 1 << 20 })
+	d, a := pair(t, func(d, _ *Config) { d.Bandwidth = 256 << 10 })
 	ctx, cancel := context.WithCancel(within(t, 30*time.Second))
 	done := make(chan error, 1)
 	go func() {
@@ -20,7 +20,7 @@ func TestBandwidthChangesLive(t *testing.T) {
 	for a.BytesReceived() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	for _, limit := range []int64{16 << 20, 2 << 20, 8 << 20, 4 << 10, 8 << 20, 1 << 20} {
+	for _, limit := range []int64{3 << 20, 512 << 10, 2 << 20, 4 << 10, 2 << 20, 256 << 10} {
 		d.SetBandwidth(limit)
 		time.Sleep(200 * time.Millisecond)
 		measure := func() float64 {
