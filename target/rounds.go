@@ -116,7 +116,7 @@ func (r *rounds) expect(m transport.RoundEnd) ([]transport.StreamDigest, error) 
 
 func (r *rounds) finish(m transport.RoundEnd, got, want []transport.StreamDigest) error {
 	for _, list := range [][]transport.StreamDigest{got, want} {
-		slices.SortFunc(list, func(a, b transport.StreamDigest) int { return strings.Compare(a.SHA256, b.SHA256) })
+		slices.SortFunc(list, func(a, b transport.StreamDigest) int { return strings.Compare(a.XXH3, b.XXH3) })
 	}
 	if !slices.Equal(got, want) {
 		return fmt.Errorf("round %d arrived as %+v and was sent as %+v", m.Round, got, want)

@@ -14,6 +14,11 @@
 // components. What [PageReader] and [FileReader] return before their io.EOF has
 // a good form, but only the io.EOF says that all of it arrived as it was sent.
 //
+// A round of memory is a sequence of batches, numbered from 0. [EncodeBatch],
+// or an [Adaptive] that chooses the codec, makes frames of them; [PageStreams]
+// sends these over as many streams as asked for, and a [Sequencer] applies them
+// in their order. When a session ends, [Broken] says whether to dial again.
+//
 // Every frame is
 //
 //	1 byte type, 1 byte flags (0), 4 bytes length of the payload, payload

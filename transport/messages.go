@@ -60,7 +60,7 @@ type StreamDigest struct {
 	Batches uint64 `json:"batches"` // or files
 	Pages   uint64 `json:"pages"`   // of all pieces; 0 for files
 	Bytes   uint64 `json:"bytes"`   // of all frames before the end frame
-	SHA256  string `json:"sha256"`  // over those bytes, hexadecimal
+	XXH3    string `json:"xxh3"`    // 128 bits over those bytes, hexadecimal
 }
 
 // RoundEnd closes a round on the source.

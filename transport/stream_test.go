@@ -119,7 +119,7 @@ func contains(all []StreamDigest, one StreamDigest) bool {
 }
 
 func TestBandwidth(t *testing.T) {
-	const limit, total = 4 << 20, 6 << 20
+	const limit, total = 1 << 20, 1 << 20
 	d, a := pair(t, func(d, _ *Config) { d.Bandwidth = limit })
 	measure := func() time.Duration {
 		start := time.Now()
@@ -142,8 +142,10 @@ func TestBandwidth(t *testing.T) {
 	near(measure(), limit)
 	d.SetBandwidth(2 * limit)
 	near(measure(), 2*limit)
+	d.SetBandwidth(limit)
+	near(measure(), limit)
 	d.SetBandwidth(0)
-	if got := min(measure(), measure(), measure()); got > 600*time.Millisecond { // with the cap 750 ms
+	if got := min(measure(), measure(), measure()); got > 800*time.Millisecond { // with the cap 1 s
 		t.Errorf("without a cap: %v", got)
 	}
 }

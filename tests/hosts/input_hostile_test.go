@@ -234,7 +234,7 @@ func wrongDigest(ctx context.Context, p *peer) error {
 		return err
 	}
 	d, err := w.End(ctx)
-	d.SHA256 = strings.Repeat("0", len(d.SHA256))
+	d.XXH3 = strings.Repeat("0", len(d.XXH3))
 	return errors.Join(err, p.Send(ctx, transport.RoundEnd{Round: 1, Streams: []transport.StreamDigest{d}, Pages: d.Pages}))
 }
 
