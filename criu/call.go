@@ -33,7 +33,11 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 		if err != nil {
 			return fmt.Errorf("criu dump: %w", err)
 		}
-		defer l.end()
+		defer func() {
+			if err := l.end(); err != nil { // after a refusal; a good dump has removed it before
+				c.log.Warn("the parent of a listing dump is left", "error", err)
+			}
+		}()
 		hook = l.ask
 	}
 	o.Lock = c.tool.Version.lock(o.Lock)

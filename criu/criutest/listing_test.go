@@ -132,7 +132,7 @@ func TestRealListing(t *testing.T) {
 				t.Skip("this machine has no CAP_SYS_RESOURCE, without which CRIU dumps no other user's processes")
 			}
 			s := &session{T: t, e: e, dir: t.TempDir()}
-			p := e.startLoad(t, test.attr, "--memory 16 --dirty 3000 "+test.flags)
+			p := e.startLoad(t, test.attr, "--memory 8 --dirty 3000 "+test.flags)
 			s.compareList(p)
 			s.dir = t.TempDir()
 			l, err := s.list(p, nil, nil)
@@ -183,8 +183,8 @@ func (s *session) compareList(p Process) {
 	s.wantState(p, Stopped)
 	s.e.Freeze(s, p.Cgroup(), false)
 	s.wantAlive(p)
-	if l.listed < 16<<20/criu.PageSize {
-		s.Errorf("%d pages were listed, want those of 16 MiB", l.listed)
+	if l.listed < 8<<20/criu.PageSize {
+		s.Errorf("%d pages were listed, want those of 8 MiB", l.listed)
 	}
 	samePages(s.T, &l.Memory, plain)
 }
