@@ -47,6 +47,9 @@ func child(what string) {
 	if strings.Contains(what, "kinds") {
 		kinds(say)
 	}
+	if strings.Contains(what, "huge") {
+		huge(say)
+	}
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var page, pages int
@@ -59,6 +62,9 @@ func child(what string) {
 		}
 		if in.Text() == "churn" {
 			go churn(data)
+		}
+		if f := commands[in.Text()]; f != nil {
+			f(data)
 		}
 		fmt.Println("done")
 	}
@@ -76,6 +82,15 @@ func sparse(say func(string, []byte)) {
 	b := anonymous(64<<30/PageSize, unix.PROT_READ|unix.PROT_WRITE)
 	say("sparse", b)
 	b[32<<30] = 1
+}
+
+// huge maps a huge page, if there is one.
+func huge(say func(string, []byte)) {
+	b, err := unix.Mmap(-1, 0, 2<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_HUGETLB)
+	if err == nil {
+		fill(b, 8)
+		say("huge", b)
+	}
 }
 
 // kinds maps what a pass has to take, and what it has to leave alone.
@@ -147,6 +162,13 @@ func startLoad(t testing.TB, what string) *load {
 	t.Helper()
 	l := &load{cmd: exec.Command("/proc/self/exe"), areas: map[string]extent{}}
 	l.cmd.Env = append(os.Environ(), "PREDUMP_CHILD="+what)
+	l.run(t)
+	return l
+}
+
+// run starts the child and waits until it has its memory.
+func (l *load) run(t testing.TB) {
+	t.Helper()
 	l.cmd.Stderr = os.Stderr
 	in, err := l.cmd.StdinPipe()
 	must(err)
@@ -156,7 +178,6 @@ func startLoad(t testing.TB, what string) *load {
 	must(l.cmd.Start())
 	t.Cleanup(l.stop)
 	l.ready(t)
-	return l
 }
 
 func (l *load) ready(t testing.TB) {

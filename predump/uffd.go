@@ -94,7 +94,7 @@ func (u *uffdTracker) protect(ctx context.Context, tasks []Task) (work []*portio
 		if err := context.Cause(ctx); err != nil {
 			return work, err
 		}
-		if u.tasks[t.PID] == nil && shared(tasks, i) {
+		if u.tasks[t.PID] == nil && u.borrows(tasks, i) {
 			continue
 		}
 		m, err := openMemory(t.PID)
@@ -113,10 +113,16 @@ func (u *uffdTracker) protect(ctx context.Context, tasks []Task) (work []*portio
 	return work, nil
 }
 
-// shared reports whether a task runs in the memory of another, which is then
-// copied with that one: it is about to execute a program of its own.
-func shared(tasks []Task, i int) bool {
-	return slices.ContainsFunc(tasks, func(t Task) bool { return t != tasks[i] && sameMemory(t.PID, tasks[i].PID) })
+// borrows reports whether a task runs in the memory of one before it, or of one
+// that is watched, and is copied with that: it is about to execute a program of
+// its own.
+func (u *uffdTracker) borrows(tasks []Task, i int) bool {
+	for j, t := range tasks {
+		if (j < i || u.tasks[t.PID] != nil) && sameMemory(t.PID, tasks[i].PID) {
+			return true
+		}
+	}
+	return false
 }
 
 // reap lets go of tasks that have ended.

@@ -244,3 +244,16 @@ func openUffds(t testing.TB) (n int) {
 	}
 	return n
 }
+
+// failing is a sink that asks whether to fail.
+type failing struct {
+	*store
+	fail func() error
+}
+
+func (f failing) Data(ctx context.Context, im Image, addr uint64, data []byte) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.store.Data(ctx, im, addr, data)
+}

@@ -16,6 +16,7 @@ import (
 	"migrate"
 	"migrate/clock"
 	"migrate/criu"
+	"migrate/predump"
 	"migrate/workload/cgroup"
 )
 
@@ -36,6 +37,7 @@ func Describe(ctx context.Context, tool criu.Tool, criuErr error, store string) 
 		TimeNamespaces:   clock.Supported(),
 		MonotonicNow:     int64(now.Monotonic),
 		BoottimeNow:      int64(now.Boottime),
+		UffdWP:           predump.Probe().UffdWP == nil,
 		RestoreSupported: criuErr == nil && store != "",
 	}
 	if layout, err := cgroup.Detect(); err == nil {
