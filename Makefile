@@ -21,9 +21,9 @@ test: setup # all tests
 lint: # the linters of .golangci.yml
 	$(GO) run $(LINT) run
 
-bench: setup # downtime beside plain CRIU's; writes build/bench.json
+bench: setup # downtime beside that of plain CRIU and its own post-copy; BENCH=redis-1g-1gbit for one scenario; writes build/bench.json
 	@mkdir -p build
-	@$(GO) run ./internal/bench -o build/bench.json $(if $(BENCH),-only $(BENCH))
+	@$(GO) run ./internal/bench -o build/bench.json $(if $(BENCH),-only $(BENCH)) $(if $(RUNS),-runs $(RUNS))
 
 hosts: setup # hosts A, B and C on this machine; HOSTSFLAGS="--rate 1gbit"
 	@$(GO) run ./internal/testhost/cmd/hosts up $(HOSTSFLAGS)

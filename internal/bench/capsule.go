@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 	"strconv"
 	"time"
 
@@ -21,8 +19,9 @@ const address = "127.0.0.1:7001" // of the workload, on the host that it is on
 // the same program that checks itself: dumped to memory and restored by plain
 // CRIU on its own host, and moved to the other host.
 type capsule struct {
-	mib   int // of memory
-	dirty int // pages rewritten per second
+	mib      int // of memory
+	dirty    int // pages rewritten per second
+	trackers []migrate.Tracker
 }
 
 func (c capsule) run(ctx context.Context, name string, runs int) ([]Entry, error) {
@@ -30,31 +29,9 @@ func (c capsule) run(ctx context.Context, name string, runs int) ([]Entry, error
 	if err != nil {
 		return nil, err
 	}
-	entries := contenders(name, []string{"plain-criu"}, migrate.TrackerUffdWP, migrate.TrackerHash, migrate.TrackerNone)
+	entries := contenders(name, []string{"plain-criu"}, c.trackers)
 	entries, err = inTurn(entries, runs, func(e *Entry) error { return c.once(ctx, set, e) })
 	return entries, errors.Join(err, set.Down())
-}
-
-// inTurn has every contender do its work as often as is asked, one after the
-// other. Those that this machine cannot run are left out.
-func inTurn(entries []Entry, runs int, once func(*Entry) error) ([]Entry, error) {
-	for i := range runs {
-		for j := 0; j < len(entries); j++ {
-			e := &entries[j]
-			err := once(e)
-			if i == 0 && errors.Is(err, errUnavailable) {
-				fmt.Fprintf(os.Stderr, "bench: %s: left out: %v\n", e.Scenario, err)
-				entries = slices.Delete(entries, j, j+1)
-				j--
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%s %s: %w", e.Contender, e.Tracker, err)
-			}
-			fmt.Fprintf(os.Stderr, "bench: %s: run %d: %s %s: %.1f ms\n", e.Scenario, i+1, e.Contender, e.Tracker, e.Downtime[i])
-		}
-	}
-	return entries, nil
 }
 
 // once starts the workload, has the contender do its work, and ends it.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 
+	"migrate"
 	"migrate/internal/atomicfile"
 )
 
@@ -46,12 +47,16 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
-	{"capsule-256m-unshaped", false, capsule{mib: 256, dirty: 1000}.run},
-	{"capsule-64m-unshaped", false, capsule{mib: 64, dirty: 1000}.run},
+	{"capsule-256m-unshaped", false, capsule{mib: 256, dirty: 1000, trackers: trackers}.run},
+	{"capsule-64m-unshaped", false, capsule{mib: 64, dirty: 1000, trackers: trackers}.run},
 	{"redis-1g-1gbit", false, redis{gib: 1, rate: "1gbit"}.run},
-	{"idle-1g", true, capsule{mib: 1 << 10}.run},
-	{"idle-4g", true, capsule{mib: 4 << 10}.run},
+	{"idle-1g", true, capsule{mib: 1 << 10, trackers: trackers[:3]}.run},
+	{"idle-4g", true, capsule{mib: 4 << 10, trackers: trackers[:3]}.run},
 }
+
+// trackers are migrate's contenders where the machine can run them. The last
+// one copies all memory while the workload is frozen.
+var trackers = []migrate.Tracker{migrate.TrackerSoftDirty, migrate.TrackerUffdWP, migrate.TrackerHash, migrate.TrackerNone}
 
 // chosen reports whether a scenario runs when only is asked for: its name, or
 // what begins its name and those of others, or "" for what runs by default.

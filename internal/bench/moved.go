@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,21 +13,6 @@ import (
 	"migrate"
 	"migrate/internal/testhost"
 )
-
-// errUnavailable says that this machine cannot run a contender.
-var errUnavailable = errors.New("this machine has no such tracker")
-
-// contenders are plain ways, and migrate with each tracker in turn.
-func contenders(scenario string, plain []string, trackers ...migrate.Tracker) []Entry {
-	var list []Entry
-	for _, name := range plain {
-		list = append(list, Entry{Scenario: scenario, Contender: name})
-	}
-	for _, t := range trackers {
-		list = append(list, Entry{Scenario: scenario, Contender: "migrate", Tracker: string(t)})
-	}
-	return list
-}
 
 // moved is "migrate move" with the entry's tracker.
 func moved(ctx context.Context, from, to *testhost.Host, e *Entry, pid int, flags ...string) error {
@@ -68,7 +52,7 @@ func move(ctx context.Context, h *testhost.Host, args []string) (r migrate.Repor
 	text, _ := io.ReadAll(lines)
 	peak = <-seen
 	if err := cmd.Wait(); err != nil {
-		return r, 0, fmt.Errorf("migrate move %s: %w\n%s%s", strings.Join(args, " "), err, text, stderr.String())
+		return r, 0, fmt.Errorf("migrate move %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
 	r, err = testhost.Report(string(text))
 	return r, peak, err

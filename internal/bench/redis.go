@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"migrate"
 	"migrate/internal/redisload"
 	"migrate/internal/testhost"
 )
@@ -37,8 +36,7 @@ func (r redis) run(ctx context.Context, name string, runs int) ([]Entry, error) 
 	if err != nil {
 		return nil, err
 	}
-	entries := contenders(name, []string{"plain-criu", "criu-lazy"},
-		migrate.TrackerSoftDirty, migrate.TrackerUffdWP, migrate.TrackerHash, migrate.TrackerNone)
+	entries := contenders(name, []string{"plain-criu", "criu-lazy"}, trackers)
 	entries, err = r.compare(ctx, set, entries, runs)
 	return entries, errors.Join(err, set.Down())
 }

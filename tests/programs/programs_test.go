@@ -73,8 +73,8 @@ func tryMove(t *testing.T, from *testhost.Host, pid int, to *testhost.Host, flag
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	args := append([]string{"move", fmt.Sprintf("process:%d", pid), to.Name, "--json", "--tcp", "close"}, flags...)
-	cmd := from.Command(ctx, "migrate", append(args, verify(t, from)...)...)
+	args := append([]string{"move", fmt.Sprintf("process:%d", pid), to.Name, "--json", "--tcp", "close", "--verify"}, flags...)
+	cmd := from.Command(ctx, "migrate", args...)
 	var stdout, messages strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &messages
 	err = cmd.Run()
@@ -88,14 +88,6 @@ func tryMove(t *testing.T, from *testhost.Host, pid int, to *testhost.Host, flag
 		err = fmt.Errorf("%w: %s: %s", err, r.Error.What, r.Error.Cause)
 	}
 	return r, messages.String(), err
-}
-
-func verify(t *testing.T, h *testhost.Host) []string {
-	t.Helper()
-	if strings.Contains(h.Run(t, "migrate", "move", "--help"), "--verify") {
-		return []string{"--verify"}
-	}
-	return nil
 }
 
 func await(t *testing.T, what string, done func() bool) {

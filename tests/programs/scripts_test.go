@@ -24,7 +24,7 @@ func script(t *testing.T, name string) string {
 // semaphores and talk over pipes.
 func TestPython(t *testing.T) {
 	s := newSite(t)
-	pid := s.start(t, program(t, "/usr/bin/python3"), script(t, "pool.py"), strconv.Itoa(statePort))
+	pid := s.start(t, program(t, "/usr/bin/python3"), "-B", script(t, "pool.py"), strconv.Itoa(statePort))
 	s.thereAndBack(t, pid)
 }
 
@@ -52,7 +52,7 @@ func TestJava(t *testing.T) {
 func TestSQLite(t *testing.T) {
 	s := newSite(t)
 	file := filepath.Join(s.dir, "db")
-	pid := s.start(t, program(t, "/usr/bin/python3"), script(t, "writer.py"), strconv.Itoa(statePort), file)
+	pid := s.start(t, program(t, "/usr/bin/python3"), "-B", script(t, "writer.py"), strconv.Itoa(statePort), file)
 	n := s.moveUnlocked(t, pid, s.progress(t, s.a, 0))
 	n = s.progress(t, s.b, n)
 	st, err := s.ask(s.b, "exit")
