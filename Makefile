@@ -4,7 +4,7 @@ GO ?= go
 LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: build setup demo test lint bench hosts hosts-down fuzz clean
+.PHONY: build setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix
 
 build: # the binary, as build/migrate
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/migrate ./cmd/migrate
@@ -30,6 +30,19 @@ hosts: setup # hosts A, B and C on this machine; HOSTSFLAGS="--rate 1gbit"
 
 hosts-down: # takes them down
 	@$(GO) run ./internal/testhost/cmd/hosts down
+
+vm: # build/vm/vm, which starts virtual machines: docs/vm.md
+	@mkdir -p build/vm
+	$(GO) build -o build/vm/vm ./tests/vm/cmd/vm
+
+vm-setup: # as setup, and what virtual machines need
+	@scripts/setup vm
+
+vm-test: vm-setup # one pair of kernels, as every commit; writes build/vm-report.json
+	$(GO) test ./tests/vm -count=1 -timeout 30m -v -run 'TestVM' -vm $(VMFLAGS)
+
+vm-matrix: vm-setup # every ordered pair of kernels, every scenario
+	$(GO) test ./tests/vm -count=1 -timeout 4h -v -run 'TestVM' -vm -kernels all $(VMFLAGS)
 
 fuzz: # every fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)

@@ -82,7 +82,7 @@ func TestFilesNoticeEveryChange(t *testing.T) {
 		"record changed":  func(f *files) error { return os.WriteFile(f.appended.Name(), make([]byte, 16), 0) },
 		"deleted file":    func(f *files) error { _, err := f.deleted.WriteAt([]byte("harm"), 99); return err },
 	} {
-		f, err := newFiles(t.TempDir(), generator{Mixed, 1})
+		f, err := newFiles(t.TempDir(), false, generator{Mixed, 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestFilesNoticeEveryChange(t *testing.T) {
 			t.Errorf("%s: not noticed", name)
 		}
 	}
-	f, err := newFiles("", generator{Mixed, 1})
+	f, err := newFiles("", false, generator{Mixed, 1})
 	if err != nil {
 		t.Fatal(err)
 	}

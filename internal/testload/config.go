@@ -21,6 +21,7 @@ type Config struct {
 	Threads   int           // that share the rewriting
 	Children  int           // processes joined by pipes
 	Dir       string        // for the files; "" makes one that is removed at the end
+	Deleted   bool          // of the files, only the deleted one: a target need not have any
 	Listen    string        // TCP and UDP address; "" is none
 	Heartbeat time.Duration // between lines on standard output; 0 is none
 	Seed      uint64        // of the memory's content
@@ -36,6 +37,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.IntVar(&c.Threads, "threads", 2, "threads that share the rewriting")
 	f.IntVar(&c.Children, "children", 1, "child processes joined by pipes")
 	f.StringVar(&c.Dir, "dir", "", "`directory` for files (default one that is removed at the end)")
+	f.BoolVar(&c.Deleted, "only-deleted", false, "of the files, have only the deleted one, which need not be on the target")
 	f.StringVar(&c.Listen, "listen", "", "`address` that answers over TCP and UDP, such as 127.0.0.1:7001")
 	f.DurationVar(&c.Heartbeat, "heartbeat", 0, "`time` between lines on standard output")
 	f.Uint64Var(&c.Seed, "seed", 1, "of the memory's content")

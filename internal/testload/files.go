@@ -15,7 +15,8 @@ import (
 const fileSize = 16 * pageSize
 
 // files are one that is read on, one that is appended to, and one that is
-// deleted and still open.
+// deleted and still open. The first two must be on the target as well, unless
+// there is only the deleted one.
 type files struct {
 	mu       sync.Mutex
 	dir      string
@@ -28,7 +29,7 @@ type files struct {
 	records  uint64
 }
 
-func newFiles(dir string, gen generator) (*files, error) {
+func newFiles(dir string, onlyDeleted bool, gen generator) (*files, error) {
 	f := &files{dir: dir, content: make([]byte, fileSize)}
 	for i := range fileSize / pageSize {
 		gen.page(f.content[i*pageSize:(i+1)*pageSize], uint64(i), 1<<32)
@@ -40,13 +41,18 @@ func newFiles(dir string, gen generator) (*files, error) {
 			return nil, err
 		}
 	}
-	if err := f.open(); err != nil {
+	if !onlyDeleted {
+		err = f.openKept()
+	}
+	if err := errors.Join(err, f.openDeleted()); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
 }
 
-func (f *files) open() error {
+const truncated = os.O_CREATE | os.O_TRUNC | os.O_RDWR
+
+func (f *files) openKept() error {
 	name := filepath.Join(f.dir, "read")
 	err := os.WriteFile(name, f.content, 0o600)
 	if err != nil {
@@ -55,11 +61,12 @@ func (f *files) open() error {
 	if f.read, err = os.Open(name); err != nil {
 		return err
 	}
-	const truncated = os.O_CREATE | os.O_TRUNC | os.O_RDWR
-	if f.appended, err = os.OpenFile(filepath.Join(f.dir, "appended"), truncated|os.O_APPEND, 0o600); err != nil {
-		return err
-	}
-	name = filepath.Join(f.dir, "deleted")
+	f.appended, err = os.OpenFile(filepath.Join(f.dir, "appended"), truncated|os.O_APPEND, 0o600)
+	return err
+}
+
+func (f *files) openDeleted() (err error) {
+	name := filepath.Join(f.dir, "deleted")
 	if f.deleted, err = os.OpenFile(name, truncated, 0o600); err != nil {
 		return err
 	}
@@ -84,6 +91,9 @@ func (f *files) watch(fail func(error)) {
 func (f *files) step() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.read == nil {
+		return f.checkDeleted()
+	}
 	if err := f.readOn(); err != nil {
 		return fmt.Errorf("open file: %w", err)
 	}
@@ -129,6 +139,9 @@ func (f *files) checkDeleted() error {
 func (f *files) checkAll() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.appended == nil {
+		return f.checkDeleted()
+	}
 	b := make([]byte, 8*f.records)
 	if n, err := f.appended.ReadAt(b, 0); err != nil {
 		return fmt.Errorf("appended file: %d of %d bytes: %w", n, len(b), err)

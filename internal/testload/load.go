@@ -97,7 +97,7 @@ func (l *load) start() (err error) {
 		}
 		l.children = append(l.children, c)
 	}
-	if l.files, err = newFiles(l.cfg.Dir, gen); err != nil {
+	if l.files, err = newFiles(l.cfg.Dir, l.cfg.Deleted, gen); err != nil {
 		return err
 	}
 	if l.cfg.Listen != "" {
