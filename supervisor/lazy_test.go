@@ -167,7 +167,7 @@ func (h *testHost) actAndCheck(c *Client, name, act string) {
 func (h *testHost) checkDone(name string) {
 	h.t.Helper()
 	h.waitLog(name, "stdout", "done")
-	if out := h.log(name, "stdout"); !strings.Contains(out, "<nil>") || strings.Contains(out, "wrong") {
+	if out := h.log(name, "stdout"); !strings.Contains(out, "all is well") || strings.Contains(out, "wrong") {
 		h.t.Errorf("memory is wrong: %s", out)
 	}
 }
@@ -299,7 +299,7 @@ func TestSupervisorKilledFilling(t *testing.T) {
 	}
 	eventually(t, "the workload's word", func() bool {
 		b, _ := os.ReadFile(act + ".out")
-		return strings.Contains(string(b), "<nil>")
+		return strings.Contains(string(b), "all is well")
 	})
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", root))
 	if err != nil || strings.Contains(string(b), " um ") {
