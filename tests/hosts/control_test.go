@@ -21,6 +21,7 @@ func TestControl(t *testing.T) {
 	runCases(t, []behaviour{
 		{"ctrl-c in pre-copy", testInterrupt},
 		{"cancel from another terminal", testCancel},
+		{"settings of a move under way", testSet},
 		{"time-outs", testTimeouts},
 		{"cancel at every phase", testCancelPhases},
 		{"drive from a third host", testDrive},
