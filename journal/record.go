@@ -30,6 +30,7 @@ type Record struct {
 	RootStart  uint64          `json:"root-start,omitempty"` // its start time, clock ticks since boot (proc_pid_stat(5) field 22): tells a reused PID
 	Cgroup     string          `json:"cgroup,omitempty"`     // that is frozen on the source
 	Placement  json.RawMessage `json:"placement,omitempty"`  // where the tree was before it got that cgroup
+	CPULimit   json.RawMessage `json:"cpu-limit,omitempty"`  // how to give it the processors back that it was slowed by
 	ImagesDir  string          `json:"images-dir,omitempty"`
 	StoreDir   string          `json:"store-dir,omitempty"`
 	Supervisor string          `json:"supervisor,omitempty"` // socket of the workload's supervisor

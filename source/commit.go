@@ -21,7 +21,7 @@ func (d *dump) decide(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.report.Clock = held.Clock
+	d.report.Clock, d.report.Restore = held.Clock, held.Restore
 	if err := d.passCommitPoint(ctx); err != nil {
 		return err
 	}

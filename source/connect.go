@@ -2,9 +2,7 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 
 	"migrate"
@@ -35,50 +33,19 @@ func PeerName(target string) string {
 
 func (v *move) connect(ctx context.Context) error {
 	v.enter(migrate.Connect)
-	var err error
-	if v.session, err = v.dial(ctx, Address(v.target), PeerName(v.target)); err != nil {
+	s, err := v.dial(ctx, Address(v.target), PeerName(v.target))
+	if err != nil {
 		return err
 	}
-	v.settings.onBandwidth(v.session.SetBandwidth)
-	v.events.watch(v.session.BytesSent)
-	v.inbox = receive(ctx, v.session, v.cancel)
-	return v.compareClocks(ctx)
+	v.join(s)
+	v.events.watch(v.wire)
+	return v.compareClocks(v.linked)
 }
 
 func (m *Mover) dial(ctx context.Context, address, name string) (*transport.Session, error) {
 	return transport.Dial(ctx, address, name, transport.Config{
 		Identity: m.cfg.Identity, IdleTimeout: m.cfg.IdleTimeout, Logger: m.log,
 	})
-}
-
-// An inbox reads the control stream for the whole life of a session, so that
-// an Abort is seen while the move is busy elsewhere.
-type inbox struct {
-	messages chan transport.Message
-	err      error // valid once messages is closed
-}
-
-func receive(ctx context.Context, s *transport.Session, cancel context.CancelCauseFunc) *inbox {
-	in := &inbox{messages: make(chan transport.Message, 16)}
-	ctx = context.WithoutCancel(ctx) // the answer to a commit is read whatever happens; closing the session ends it
-	go func() {
-		defer close(in.messages)
-		for {
-			m, err := s.Receive(ctx)
-			if err != nil {
-				in.err = err
-				if !errors.Is(err, io.EOF) { // else the last word is in the channel, and may be the answer that is waited for
-					cancel(fmt.Errorf("connection to the target: %w", err))
-				}
-				return
-			}
-			in.messages <- m
-			if a, ok := m.(transport.Abort); ok {
-				cancel(&transport.AbortError{Reason: a.Failure})
-			}
-		}
-	}()
-	return in
 }
 
 // expect returns the next message, which must be a T.

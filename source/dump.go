@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +15,7 @@ import (
 	"migrate"
 	"migrate/criu"
 	"migrate/internal/failpoint"
+	"migrate/predump"
 	"migrate/supervisor"
 	"migrate/transport"
 	"migrate/workload"
@@ -69,13 +71,20 @@ type dump struct {
 	*move
 	child   *criu.Child
 	options criu.DumpOptions
-	sender  *sender
-	served  chan error
+	sink    *finalSink
+	served  chan struct{} // closed when CRIU has closed its stream of pages
+	serving error         // why it ended badly; valid then
 	conn    net.Conn
 	wire    uint64
 	round   int
 	beside  errgroup.Group // what is done while CRIU dumps
 	frozen  migrate.Workload
+	tree    chan lookedAt // what is known once the tree is frozen
+}
+
+type lookedAt struct {
+	frozenTree
+	err error
 }
 
 // startDump starts CRIU and its page server before anything is frozen.
@@ -84,38 +93,67 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	child, err := v.tool.Start(ctx, criu.ChildOptions{Files: []*os.File{theirs}, Logger: v.log})
+	child, err := v.tool.Start(ctx, criu.ChildOptions{Files: []*os.File{theirs}, Listing: v.listing, Logger: v.log})
 	theirs.Close()
 	if err != nil {
 		ours.Close()
 		return nil, err
 	}
-	out, err := v.session.OpenPages(ctx)
+	out, err := v.openStreams(ctx)
 	if err != nil {
 		ours.Close()
 		return nil, errors.Join(err, child.Close())
 	}
 	d := &dump{
-		move: v, child: child, conn: ours, served: make(chan error, 1),
-		round: len(v.report.Rounds) + 1, wire: v.session.BytesSent(),
+		move: v, child: child, conn: ours, served: make(chan struct{}), tree: make(chan lookedAt, 1),
+		round: len(v.report.Rounds) + 1, wire: v.wire(), options: v.dumpOptions(),
 	}
-	d.options = d.dumpOptions()
-	d.sender = newSender(ctx, out, d.round, v.codec())
-	sink := &finalSink{sender: d.sender, table: v.table, done: &v.events.done}
-	go func() { d.served <- criu.ServePages(ctx, ours, v.tool.Version, sink) }()
+	if v.parent != "" {
+		d.options.TrackMem, d.options.Parent = true, v.parent
+	}
+	v.sending = v.path.Begin(ctx, out, d.round)
+	d.sink = &finalSink{
+		final: v.sending.Final(d.read), frozen: sync.OnceValues(d.look), parent: d.inParent,
+		done: &v.events.done, verify: v.opts.Verify,
+	}
+	go func() {
+		defer close(d.served)
+		d.serving = criu.ServePages(ctx, ours, v.tool.Version, d.sink)
+	}()
 	v.events.round(d.round, v.facts.MemoryBytes)
 	return d, nil
 }
 
-func (d *dump) dumpOptions() criu.DumpOptions {
+// inParent tells whether CRIU may list the pages of an image in place of
+// sending them. Shared memory can be written to without any mapping of it.
+func (d *dump) inParent(im criu.PageImage) bool {
+	return im.Type == criu.TaskImage && (d.listing || d.parent != "" && d.table.Knows(predump.Image{Type: uint8(im.Type), ID: im.ID}))
+}
+
+// look waits for what is known of the frozen tree.
+func (d *dump) look() (frozenTree, error) {
+	t := <-d.tree
+	return t.frozenTree, t.err
+}
+
+// read reads frozen memory.
+func (d *dump) read(im predump.Image, address uint64, buf []byte) error {
+	tree, err := d.sink.frozen()
+	if err != nil {
+		return err
+	}
+	return tree.read(im, address, buf)
+}
+
+func (v *move) dumpOptions() criu.DumpOptions {
 	return criu.DumpOptions{
-		PID: d.root, ImagesDir: d.images,
-		ManageCgroupsMode: d.opts.ManageCgroupsMode, FreezeCgroup: d.group.Path(),
-		ShellJob: d.facts.ShellJob, FileLocks: d.opts.FileLocks, LinkRemap: true,
-		GhostLimit: d.opts.GhostLimit, TCPClose: d.opts.TCP == migrate.TCPClose,
+		PID: v.root, ImagesDir: v.images,
+		ManageCgroupsMode: v.opts.ManageCgroupsMode, FreezeCgroup: v.group.Path(),
+		ShellJob: v.facts.ShellJob, FileLocks: v.opts.FileLocks, LinkRemap: true,
+		GhostLimit: v.opts.GhostLimit, TCPClose: v.opts.TCP == migrate.TCPClose,
 		PageSocket: new(int), // the first of the child's files
-		Timeout:    min(seizeTimeout, d.opts.FreezeTimeout),
-		External:   supervisor.External(d.facts),
+		Timeout:    min(seizeTimeout, v.opts.FreezeTimeout),
+		External:   supervisor.External(v.facts),
 		Lock:       criu.LockSkip, // no established connection is carried
 	}
 }
@@ -128,7 +166,12 @@ const seizeTimeout = 10 * time.Second
 // went wrong there was told where it mattered.
 func (d *dump) stop() {
 	d.conn.Close()
-	_, _ = d.sender.finish()
+	select {
+	case d.tree <- lookedAt{err: errors.New("the dump has ended")}: // nobody may wait for it
+	default:
+	}
+	<-d.served
+	_, _ = d.sending.Finish()
 	_ = d.beside.Wait()
 }
 
@@ -140,17 +183,39 @@ func (d *dump) freeze(ctx context.Context) error {
 		return err
 	}
 	time.AfterFunc(d.opts.FreezeTimeout, func() { d.cancel(errFreezeTimeout) }) // too late past the commit point
+	// CRIU would take the limit for the workload's own.
+	if err := d.unthrottle(ctx); err != nil {
+		return err
+	}
 	if err := d.freezeTree(ctx); err != nil {
 		return err
 	}
 	failpoint.Reach("source:frozen")
 	d.enter(migrate.StopAndCopy)
 	d.beside.Go(func() error { return d.entry.Step(migrate.StopAndCopy, nil) })
+	d.beside.Go(func() error {
+		tree, err := d.examine(ctx)
+		d.tree <- lookedAt{tree, err}
+		return err
+	})
 	d.beside.Go(func() (err error) {
 		d.frozen, _, err = workload.Inspect(ctx, d.root)
 		return err
 	})
 	return nil
+}
+
+// examine asks the tracker what did not change, and looks where pages lie.
+func (d *dump) examine(ctx context.Context) (t frozenTree, err error) {
+	tasks := d.tasks()
+	t.clean, t.read = never{}, readers(tasks)
+	if d.tracker != nil {
+		if t.clean, err = d.tracker.Freeze(ctx, tasks); err != nil {
+			return t, fmt.Errorf("last look at what changed: %w", err)
+		}
+	}
+	t.lazy, err = findLazy(tasks)
+	return t, err
 }
 
 // afterDump runs while CRIU holds in post-dump: all images are written and
@@ -162,8 +227,9 @@ func (d *dump) afterDump(ctx context.Context) error {
 	if err := d.group.Freeze(ctx); err != nil {
 		return err
 	}
-	if err := <-d.served; err != nil {
-		return fmt.Errorf("pages from criu: %w", err)
+	<-d.served
+	if d.serving != nil {
+		return fmt.Errorf("pages from criu: %w", d.serving)
 	}
 	if err := d.ship(ctx); err != nil {
 		return err
@@ -180,16 +246,17 @@ func (d *dump) ship(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	digest, err := d.sender.finish()
+	if err := d.verify(); err != nil {
+		return err
+	}
+	digests, err := d.sink.final.Finish()
 	if err != nil {
 		return err
 	}
-	if err := d.session.Send(ctx, transport.RoundEnd{
-		Round: d.round, Streams: []transport.StreamDigest{digest}, Pages: digest.Pages, Final: true,
-	}); err != nil {
+	if err := d.session.Send(ctx, roundEnd(d.round, digests, true)); err != nil {
 		return err
 	}
-	r := d.sender.stats.Round
+	r := d.sending.Stats()
 	r.Final = true
 	d.addRound(d.timed(r, d.frozenSince, d.wire))
 	d.enter(migrate.Restore)
@@ -202,6 +269,14 @@ func (d *dump) ship(ctx context.Context) error {
 		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(),
 		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime),
 	})
+}
+
+// verify has the target compare what it holds with the frozen memory.
+func (d *dump) verify() (err error) {
+	if d.opts.Verify {
+		d.report.Verified, err = d.sink.compareAll()
+	}
+	return err
 }
 
 // hasTimens tells whether CRIU wrote the tree's clocks, which it does where the

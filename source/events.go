@@ -82,11 +82,18 @@ func (e *events) round(n int, total uint64) {
 	e.begun, e.base = time.Now(), e.wire()
 }
 
-// changed notes the dirty rate that the last round found.
-func (e *events) changed(rate uint64) {
+// changed notes what the last round found.
+func (e *events) changed(r migrate.Round) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.now.DirtyRate = rate
+	e.now.DirtyRate, e.now.Expected = r.DirtyRate, r.Expected
+}
+
+// slowed notes by how much the workload is slowed.
+func (e *events) slowed(percent int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now.Throttle = percent
 }
 
 // progress computes where the move stands now.

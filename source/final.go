@@ -1,92 +1,164 @@
 package source
 
 import (
+	"bytes"
 	"fmt"
 	"io"
-	"sync"
 	"sync/atomic"
 
 	"migrate/criu"
 	"migrate/predump"
+	"migrate/source/pages"
 	"migrate/transport"
 )
 
-// A finalSink takes the pages of the final dump from CRIU. Reading is frozen
-// time, so it only reads; workers compare with what the target has and encode.
+// A finalSink takes the pages of the final dump from CRIU. Its time is frozen
+// time, so it only tells what the target has from what must be looked at; the
+// path's encoders look.
+//
+// CRIU sends pages, or lists them without content: then it is read from the
+// frozen tasks themselves. Either way its list is the truth about what exists,
+// and only the tracker's word and the table decide what crosses the wire.
 type finalSink struct {
-	sender *sender
-	table  *predump.Table // nil without earlier rounds
-	done   *atomic.Uint64 // bytes read from CRIU
-	free   sync.Pool
+	final  *pages.Final
+	frozen func() (frozenTree, error) // waits until all is known
+	parent func(criu.PageImage) bool  // whether CRIU may list this image instead of sending it
+	done   *atomic.Uint64             // bytes of memory handled
+	verify bool
+	list   []criu.Extent // what was listed, for verify
+	sums   []sum         // of content that cannot be read again, for verify
+	skip   []byte
 }
 
-// Open implements [criu.PageSink]. CRIU is never told of a parent: it sends
-// every page that exists, and the table decides what crosses the wire.
-func (f *finalSink) Open(criu.PageImage) (bool, error) { return false, nil }
+// frozenTree is what is known of the tree once it is frozen.
+type frozenTree struct {
+	clean predump.Frozen
+	lazy  lazyRanges
+	read  pages.Reader
+}
+
+type sum struct {
+	im      predump.Image
+	address uint64
+	data    []byte
+}
+
+// Open implements [criu.PageSink].
+func (f *finalSink) Open(im criu.PageImage) (bool, error) { return f.parent(im), nil }
 
 // Extent implements [criu.PageSink].
 func (f *finalSink) Extent(e criu.Extent, r io.Reader) error {
-	if e.Flags&criu.PagePresent == 0 {
-		return fmt.Errorf("page at %#x without content, though no parent was offered", e.Address)
+	tree, err := f.frozen()
+	if err != nil {
+		return err
 	}
+	if f.verify {
+		f.list = append(f.list, e)
+	}
+	im := predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}
+	present := e.Flags&criu.PagePresent != 0
 	for e.Pages > 0 {
-		chunk := e
-		chunk.Pages = min(e.Pages, batchBytes/pageSize)
-		data := f.buffer(chunk.Pages)
-		if _, err := io.ReadFull(r, data); err != nil {
+		n, clean := tree.clean.Clean(im, e.Address, e.Pages)
+		flags := e.Flags
+		if !present {
+			n, flags = tree.lazy.cut(im.ID, e.Address, n)
+		}
+		if err := f.pages(im, e.Address, n, flags, clean, present, r); err != nil {
 			return err
 		}
-		if err := f.sender.send(func(b *transport.Batch) error {
-			defer f.free.Put(&data)
-			f.fill(b, chunk, data)
-			return nil
-		}); err != nil {
-			return err
-		}
-		f.done.Add(chunk.Pages * pageSize)
-		e.Address += chunk.Pages * pageSize
-		e.Pages -= chunk.Pages
+		f.done.Add(n * pageSize)
+		e.Address += n * pageSize
+		e.Pages -= n
 	}
 	return nil
+}
+
+// pages lists some pages of one kind.
+func (f *finalSink) pages(im predump.Image, address, n uint64, flags criu.PageFlags, clean, present bool, r io.Reader) error {
+	switch {
+	case clean && present:
+		if err := f.discard(r, n*pageSize); err != nil {
+			return err
+		}
+		fallthrough
+	case clean:
+		return f.final.Have(im, address, n, uint8(flags))
+	case !present:
+		return f.final.Unsure(im, address, n, uint8(flags), nil)
+	case f.verify && im.Type != predump.TaskImage:
+		return f.keep(im, address, n, uint8(flags), r)
+	}
+	return f.final.Unsure(im, address, n, uint8(flags), r)
+}
+
+// discard reads what the target has already.
+func (f *finalSink) discard(r io.Reader, n uint64) error {
+	if f.skip == nil {
+		f.skip = make([]byte, 256<<10)
+	}
+	for n > 0 {
+		m, err := io.ReadFull(r, f.skip[:min(n, uint64(len(f.skip)))])
+		if err != nil {
+			return err
+		}
+		n -= uint64(m)
+	}
+	return nil
+}
+
+// keep lists shared memory, of which only CRIU knows where to read it.
+func (f *finalSink) keep(im predump.Image, address, n uint64, flags uint8, r io.Reader) error {
+	data := make([]byte, n*pageSize)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return err
+	}
+	f.sums = append(f.sums, sum{im, address, data})
+	return f.final.Unsure(im, address, n, flags, bytes.NewReader(data))
 }
 
 // Close implements [criu.PageSink].
 func (f *finalSink) Close() error { return nil }
 
-func (f *finalSink) buffer(pages uint64) []byte {
-	if p, ok := f.free.Get().(*[]byte); ok {
-		return (*p)[:pages*pageSize]
-	}
-	return make([]byte, pages*pageSize, batchBytes)
-}
-
-// fill cuts a chunk into runs of zero pages, pages that the target has, and
-// pages whose content must be sent.
-func (f *finalSink) fill(b *transport.Batch, e criu.Extent, data []byte) {
-	im := predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}
-	for i := uint64(0); i < e.Pages; i++ {
-		page := data[i*pageSize : (i+1)*pageSize]
-		kind := pieceKind(f.table.Classify(im, e.Address+i*pageSize, page))
-		if kind == transport.PieceData {
-			b.Data = append(b.Data, page...)
-		}
-		if n := len(b.Pieces); n > 0 && b.Pieces[n-1].Kind == kind {
-			b.Pieces[n-1].Pages++
+// compareAll has the target compare everything that was listed with what it is
+// here. It returns the number of pages.
+func (f *finalSink) compareAll() (n uint64, err error) {
+	for _, e := range f.list {
+		if e.Image.Type != criu.TaskImage {
 			continue
 		}
-		b.Pieces = append(b.Pieces, transport.Piece{
-			Kind: kind, ImageType: im.Type, Image: im.ID,
-			Address: e.Address + i*pageSize, Pages: 1, Flags: uint8(e.Flags),
-		})
+		if err := f.final.Sum(predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}, e.Address, e.Pages); err != nil {
+			return n, err
+		}
+		n += e.Pages
+	}
+	for _, s := range f.sums {
+		if err := f.final.SumOf(s.im, s.address, s.data); err != nil {
+			return n, err
+		}
+		n += uint64(len(s.data)) / pageSize
+	}
+	return n, nil
+}
+
+// readers maps the numbers of images to tasks of this host.
+func readers(tasks []predump.Task) pages.Reader {
+	pids := make(map[uint64]int, len(tasks))
+	for _, t := range tasks {
+		pids[uint64(t.VPID)] = t.PID
+	}
+	return func(im predump.Image, address uint64, buf []byte) error {
+		pid, ok := pids[im.ID]
+		if !ok || im.Type != predump.TaskImage {
+			return fmt.Errorf("no task for image %d/%d", im.Type, im.ID)
+		}
+		return predump.ReadPages(pid, address, buf)
 	}
 }
 
-func pieceKind(v predump.Verdict) transport.PieceKind {
-	switch v {
-	case predump.Zero:
-		return transport.PieceZero
-	case predump.Have:
-		return transport.PieceHave
-	}
-	return transport.PieceData
-}
+// never is the word of a tracker that there is not.
+type never struct{}
+
+// Clean implements [predump.Frozen].
+func (never) Clean(_ predump.Image, _, pages uint64) (uint64, bool) { return pages, false }
+
+const pageSize = transport.PageSize

@@ -64,7 +64,7 @@ func (v *move) conclude(err error) *migrate.Report {
 		}
 	}
 	if v.session != nil {
-		r.Transferred = v.session.BytesSent()
+		r.Transferred = v.wire()
 	}
 	r.TotalTime = migrate.Millis(time.Since(r.Started))
 	v.watch.Stop()
@@ -110,10 +110,11 @@ func (v *move) letGo(ctx context.Context) error {
 	if !v.frozenSince.IsZero() {
 		v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
 	}
+	err := v.unthrottle(ctx)
 	if v.placement == nil {
-		return nil
+		return err
 	}
-	return errors.Join(v.placement.Restore(ctx), v.group.Remove())
+	return errors.Join(err, v.placement.Restore(ctx), v.group.Remove())
 }
 
 func (v *move) tellAbort(ctx context.Context, cause error) {

@@ -24,10 +24,15 @@ func (v *move) prepare(ctx context.Context) error {
 	if err := v.entry.Step(migrate.Prepare, nil); err != nil {
 		return err
 	}
+	if err := v.awaitFill(ctx); err != nil {
+		return err
+	}
 	if err := v.session.Send(ctx, transport.Prepare{ID: v.id}); err != nil {
 		return err
 	}
-	if _, err := expect[transport.Prepared](ctx, v.inbox); err != nil {
+	v.listing = v.canList(ctx)
+	var err error
+	if v.prepared, err = expect[transport.Prepared](ctx, v.inbox); err != nil {
 		return err
 	}
 	v.images = filepath.Join(v.cfg.RunDir, "images", string(v.id))
@@ -38,6 +43,31 @@ func (v *move) prepare(ctx context.Context) error {
 		return fmt.Errorf("cgroup for the freeze: %w", err)
 	}
 	return nil
+}
+
+// awaitFill waits until the memory of a workload that has just arrived here is
+// complete.
+func (v *move) awaitFill(ctx context.Context) error {
+	if v.super == nil {
+		return nil
+	}
+	if err := v.super.AwaitFill(ctx); err != nil {
+		return fmt.Errorf("memory that is still to come from an earlier move: %w", err)
+	}
+	return nil
+}
+
+// canList asks whether CRIU can list pages in place of sending them. Where the
+// kernel tracks memory for CRIU, that does better.
+func (v *move) canList(ctx context.Context) bool {
+	if v.report.Tracker == migrate.TrackerSoftDirty {
+		return false
+	}
+	err := v.tool.CanList(ctx)
+	if err != nil {
+		v.log.Info("CRIU will send every page to us", "cause", err)
+	}
+	return err == nil
 }
 
 // ownCgroup finds the cgroup that holds the tree and nothing else, or makes

@@ -100,7 +100,7 @@ func doubtText(r journal.Record, why error) string {
 // undo lets the tree run again and releases everything.
 func (m *Mover) undo(ctx context.Context, entry *journal.Entry) error {
 	r := entry.Record()
-	if err := thaw(ctx, r); err != nil {
+	if err := errors.Join(unthrottle(ctx, r), thaw(ctx, r)); err != nil {
 		return err
 	}
 	m.clean(r)
@@ -177,6 +177,9 @@ func (m *Mover) complete(ctx context.Context, entry *journal.Entry) error {
 		if err := removeCopy(ctx, g); err != nil {
 			return err
 		}
+	}
+	if err := unthrottle(ctx, r); err != nil { // its group may be left
+		m.log.Warn("processor limit", "cause", err)
 	}
 	m.clean(r)
 	return entry.Step(migrate.Done, func(r *journal.Record) { r.Status, r.Reason = migrate.StatusCompleted, nil })

@@ -2,11 +2,13 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"migrate"
 	"migrate/predump"
+	"migrate/source/pages"
 	"migrate/transport"
 	"migrate/workload/proc"
 )
@@ -14,62 +16,91 @@ import (
 // preCopy copies memory while the workload runs, until the policy says that
 // another round would not make the last one shorter.
 func (v *move) preCopy(ctx context.Context) error {
-	if v.report.Tracker == migrate.TrackerNone {
-		return nil
+	if err := v.startTracker(); err != nil || v.tracker == nil {
+		return err
 	}
 	v.enter(migrate.PreCopy)
 	if err := v.entry.Step(migrate.PreCopy, nil); err != nil {
 		return err
 	}
-	v.table = predump.NewTable()
 	for n := 1; ; n++ {
-		r, err := v.round(ctx, n)
+		r, err := v.round(v.linked, n)
+		if transport.Broken(err) && context.Cause(v.ctx) == nil {
+			if n, err = v.resume(n, err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("round %d: %w", n, err)
 		}
-		v.addRound(r)
-		if predump.Next(v.report.Rounds, predump.PolicyOptions{}) == predump.Freeze {
-			return nil
+		if done, err := v.decideNext(ctx, r); done || err != nil {
+			return err
 		}
 	}
+}
+
+// resume takes up a round whose link broke, and returns the number of the last
+// round that the target has whole.
+func (v *move) resume(n int, why error) (int, error) {
+	got, err := v.redial(v.ctx, why)
+	if err != nil {
+		return 0, err
+	}
+	if got.Round != n && got.Round != n-1 {
+		return 0, fmt.Errorf("the target says that it has %d rounds, of %d begun", got.Round, n)
+	}
+	v.path.Forget()
+	if got.Round < n {
+		v.sending.Forget(v.table, got.Seq)
+	}
+	return got.Round, nil
 }
 
 // round makes one pass over the tree's memory and waits until the target has
 // stored it.
 func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
-	begun, wire := time.Now(), v.session.BytesSent()
-	v.events.round(n, v.facts.MemoryBytes)
-	out, err := v.session.OpenPages(ctx)
+	begun, wire := time.Now(), v.wire()
+	v.events.round(n, v.expectedBytes())
+	out, err := v.openStreams(ctx)
 	if err != nil {
 		return migrate.Round{}, err
 	}
-	s := newSender(ctx, out, n, v.codec())
-	c := &collector{sender: s}
-	passed, err := predump.Pass(ctx, v.tasks, v.table, progressSink{c, v.events})
-	if err == nil {
-		err = c.flush()
+	v.sending = v.path.Begin(ctx, out, n)
+	reading, stop := v.untilHurry(ctx)
+	passed, err := v.tracker.Round(reading, v.tasks, progressSink{v.sending, v.events})
+	stop()
+	if errors.Is(err, errHurry) && ctx.Err() == nil {
+		err = nil // what is left goes with the last round
 	}
-	digest, sendErr := s.finish()
-	if err != nil {
+	digests, sendErr := v.sending.Finish()
+	if err := errors.Join(sendErr, err); err != nil {
 		return migrate.Round{}, err
 	}
-	if sendErr != nil {
-		return migrate.Round{}, sendErr
-	}
-	if err := v.endRound(ctx, n, digest, false); err != nil {
+	if err := v.endRound(ctx, n, digests, false); err != nil {
 		return migrate.Round{}, err
 	}
-	r := s.stats.Round
-	r.Unchanged, r.Pages = passed.Unchanged, passed.Pages
+	r := v.sending.Stats()
+	r.Unchanged, r.Pages, r.Throttle = passed.Unchanged, passed.Pages, v.slower.percent
 	return v.timed(r, begun, wire), nil
 }
 
+// expectedBytes is about what the next round has to look at.
+func (v *move) expectedBytes() uint64 {
+	if n := len(v.report.Rounds); n > 0 && v.tracker.Name() != migrate.TrackerHash {
+		return v.report.Rounds[n-1].Dirty() * pageSize
+	}
+	return v.facts.MemoryBytes
+}
+
+// openStreams opens as many page streams as are asked for.
+func (v *move) openStreams(ctx context.Context) (*transport.PageStreams, error) {
+	return v.session.OpenPageStreams(ctx, v.opts.Streams)
+}
+
 // endRound tells the target what it must have received, and waits for its word.
-func (v *move) endRound(ctx context.Context, n int, d transport.StreamDigest, final bool) error {
-	err := v.session.Send(ctx, transport.RoundEnd{
-		Round: n, Streams: []transport.StreamDigest{d}, Pages: d.Pages, Final: final,
-	})
-	if err != nil {
+func (v *move) endRound(ctx context.Context, n int, d []transport.StreamDigest, final bool) error {
+	if err := v.session.Send(ctx, roundEnd(n, d, final)); err != nil {
 		return err
 	}
 	ack, err := expect[transport.RoundAck](ctx, v.inbox)
@@ -79,23 +110,32 @@ func (v *move) endRound(ctx context.Context, n int, d transport.StreamDigest, fi
 	return err
 }
 
+func roundEnd(n int, digests []transport.StreamDigest, final bool) transport.RoundEnd {
+	m := transport.RoundEnd{Round: n, Streams: digests, Final: final}
+	for _, d := range digests {
+		m.Pages += d.Pages
+	}
+	return m
+}
+
 func (v *move) timed(r migrate.Round, begun time.Time, wire uint64) migrate.Round {
 	spent := time.Since(begun)
 	r.Duration = migrate.Millis(spent)
-	r.Transferred = v.session.BytesSent() - wire
+	r.Transferred = v.wire() - wire
 	r.Mbps = mbps(r.Transferred, spent)
 	if n := len(v.report.Rounds); n > 0 {
 		before := time.Duration(v.report.Rounds[n-1].Duration)
-		r.DirtyRate = uint64(float64(r.Sent*pageSize) / max(before, time.Millisecond).Seconds())
+		r.DirtyRate = uint64(float64(r.Dirty()*pageSize) / max(before, time.Millisecond).Seconds())
 	}
 	return r
 }
 
 func (v *move) addRound(r migrate.Round) {
 	v.report.Rounds = append(v.report.Rounds, r)
-	v.events.changed(r.DirtyRate)
+	v.events.changed(r)
 	v.events.send(migrate.Event{Type: "round", Round: &r})
-	v.log.Info("round done", "round", r.Round, "final", r.Final, "pages", r.Pages, "sent", r.Sent, "bytes", r.Transferred, "elapsed", time.Duration(r.Duration))
+	v.log.Info("round done", "round", r.Round, "final", r.Final, "pages", r.Pages, "sent", r.Sent, "delta", r.Delta, "duplicate", r.Duplicate,
+		"bytes", r.Transferred, "elapsed", time.Duration(r.Duration), "expected", time.Duration(r.Expected))
 }
 
 // tasks lists the tree as it is now; memory of one that has gone is not needed.
@@ -113,25 +153,26 @@ func (v *move) tasks() []predump.Task {
 	return out
 }
 
-// codec is what the operator asked for; by default s2, whose cost over QUIC is
-// repaid by the bytes that it saves.
-func (v *move) codec() transport.Codec {
+// codecs are what the operator asked for: the weakest and the strongest.
+func (v *move) codecs() (lowest, highest transport.Codec) {
 	switch v.opts.Compress {
 	case "none":
-		return transport.CodecNone
+		return transport.CodecNone, transport.CodecNone
+	case "s2":
+		return transport.CodecS2, transport.CodecS2
 	case "zstd":
-		return transport.CodecZstd1
+		return transport.CodecZstd1, transport.CodecZstd3
 	}
-	return transport.CodecS2
+	return transport.CodecNone, transport.CodecZstd3
 }
 
 // progressSink counts what passes.
 type progressSink struct {
-	*collector
+	*pages.Round
 	events *events
 }
 
 func (p progressSink) Data(ctx context.Context, im predump.Image, address uint64, data []byte) error {
 	p.events.done.Add(uint64(len(data)))
-	return p.collector.Data(ctx, im, address, data)
+	return p.Round.Data(ctx, im, address, data)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"migrate"
@@ -16,6 +17,7 @@ import (
 	"migrate/internal/control"
 	"migrate/journal"
 	"migrate/predump"
+	"migrate/source/pages"
 	"migrate/supervisor"
 	"migrate/transport"
 	"migrate/transport/pki"
@@ -81,7 +83,7 @@ func (m *Mover) Check(ctx context.Context, r Request) (migrate.Check, error) {
 	if err := v.connect(v.ctx); err != nil {
 		return migrate.Check{}, err
 	}
-	return v.compare(v.ctx, true)
+	return v.compare(v.linked, true)
 }
 
 // Move moves one workload and always returns a report, which says who owns the
@@ -126,6 +128,9 @@ type move struct {
 	tool        criu.Tool
 	session     *transport.Session
 	inbox       *inbox
+	linked      context.Context // ends with the move, or with its session
+	current     atomic.Pointer[transport.Session]
+	wireBefore  atomic.Uint64 // bytes sent over sessions that broke
 	control     *control.Server
 	entry       *journal.Entry
 	root        int                // host PID of the tree's root
@@ -135,6 +140,12 @@ type move struct {
 	group       *cgroup.Group
 	placement   *cgroup.Placement // nil when the tree had the group to itself
 	table       *predump.Table
+	path        *pages.Path
+	sending     *pages.Round
+	tracker     predump.Tracker // nil without pre-copy
+	prepared    transport.Prepared
+	listing     bool   // CRIU can list pages without sending them
+	parent      string // of the dump: the last pre-dump's images, below images
 	diff        clock.Difference
 	images      string
 	compared    time.Time // when diff was measured
@@ -146,7 +157,10 @@ type move struct {
 	finishing bool       // the target runs it; this copy is to be killed
 	inDoubt   bool
 
-	settings *liveSettings // what of opts can change meanwhile
+	settings *liveSettings   // what of opts can change meanwhile
+	hurry    context.Context // ends when the time for pre-copy is up and the move goes on
+	suspend  context.CancelCauseFunc
+	slower   slower
 }
 
 func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCauseFunc, error) {
@@ -157,11 +171,10 @@ func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCaus
 	if r.ID == "" {
 		r.ID = migrate.NewID()
 	}
-	ctx, stop := context.WithTimeoutCause(ctx, r.Options.Timeout, errTimeout)
 	ctx, cancel := context.WithCancelCause(ctx)
 	v := &move{
 		Mover: m, ctx: ctx, id: r.ID, ref: r.Ref, target: r.Target, opts: r.Options,
-		cancel: func(err error) { cancel(err); stop() },
+		cancel: cancel,
 		log:    m.log.With("migration", r.ID, "side", "source"),
 		watch:  clock.NewStopwatch(),
 		report: &migrate.Report{
@@ -171,16 +184,21 @@ func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCaus
 		},
 	}
 	v.settings = newLiveSettings(r.Options)
+	v.hurry, v.suspend = context.WithCancelCause(context.WithoutCancel(ctx))
+	timer := time.AfterFunc(r.Options.Timeout, v.timeUp)
+	context.AfterFunc(ctx, func() { timer.Stop() })
 	v.events = newEvents(r.ID, r.Emit)
 	return v, v.cancel, nil
 }
 
 // run takes the phases in their order.
 func (v *move) run(ctx context.Context) error {
-	steps := []func(context.Context) error{v.connect, v.preflight, v.prepare, v.preCopy, v.stopAndCopy, v.finish}
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
-			return cmpCause(ctx, err)
+	if err := v.connect(ctx); err != nil {
+		return cmpCause(ctx, err)
+	}
+	for _, step := range []func(context.Context) error{v.preflight, v.prepare, v.preCopy, v.stopAndCopy, v.finish} {
+		if err := step(v.linked); err != nil { // a step may have dialled anew
+			return cmpCause(v.linked, err)
 		}
 	}
 	return nil
@@ -205,6 +223,14 @@ func (v *move) enter(p migrate.Phase) {
 func (v *move) close() {
 	if v.control != nil {
 		v.control.Close()
+	}
+	if v.tracker != nil {
+		if err := v.tracker.Close(); err != nil {
+			v.log.Warn("ending the tracker", "cause", err)
+		}
+	}
+	if v.path != nil {
+		v.path.Close()
 	}
 	if v.session != nil {
 		v.session.Close(transport.CodeNone, "")

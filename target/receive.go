@@ -151,12 +151,16 @@ func (r *receiver) unregister() {
 	}
 }
 
+// longest is how long a move may take here: a source whose time for pre-copy
+// is up may still freeze and finish.
+func longest(o migrate.Options) time.Duration { return o.Timeout + o.FreezeTimeout + undoTimeout }
+
 // toHeld prepares, takes pages and images, and restores. A source that is
-// there but does not go on has as long as its own time-out for the whole move.
+// there but does not go on has as long as its own time-outs for the whole move.
 // It returns the session on which the target voted.
 func (r *receiver) toHeld(ctx context.Context, s *transport.Session) (*transport.Session, error) {
 	defer r.link.settle()
-	ctx, cancel := context.WithTimeoutCause(ctx, r.offer.Options.Timeout, errStalled)
+	ctx, cancel := context.WithTimeoutCause(ctx, longest(r.offer.Options), errStalled)
 	defer cancel()
 	if err := r.prepare(ctx); err != nil {
 		return nil, err

@@ -1,0 +1,61 @@
+package source
+
+import (
+	"context"
+	"time"
+
+	"migrate"
+	"migrate/predump"
+)
+
+// What a freeze costs on this host besides the pages, before it was measured.
+const (
+	fixedCost   = 35 * time.Millisecond // freeze, CRIU's collecting of the tree, images, vote and commit
+	listPerPage = 120 * time.Nanosecond // CRIU's walk over a page that it only lists
+	sendPerPage = 900 * time.Nanosecond // over a page that it sends to us
+)
+
+// decideNext has the policy look at the rounds so far, and does what it says
+// about the next one.
+func (v *move) decideNext(ctx context.Context, r migrate.Round) (done bool, err error) {
+	s := v.policyState(r)
+	if expected, ok := predump.Predict(s); ok {
+		r.Expected = migrate.Millis(expected)
+		v.report.Expected = r.Expected
+	}
+	v.addRound(r)
+	if v.hurry.Err() != nil {
+		return true, nil
+	}
+	decision, percent, why := predump.Decide(s, v.settings.limits())
+	v.log.Info("policy", "decision", decision, "why", why)
+	switch decision {
+	case predump.Freeze:
+		return true, nil
+	case predump.Cancel:
+		return true, errTimeout
+	case predump.Throttle:
+		return false, v.throttle(ctx, percent)
+	}
+	return false, nil
+}
+
+func (v *move) policyState(r migrate.Round) predump.State {
+	p := v.prepared
+	s := predump.State{
+		Rounds: append(v.report.Rounds[:len(v.report.Rounds):len(v.report.Rounds)], r), Pages: v.facts.MemoryBytes / pageSize,
+		Elapsed: time.Since(v.report.Started), Throttle: v.slower.percent, Bandwidth: v.settings.now().Bandwidth,
+		Costs: predump.Costs{
+			Fixed: fixedCost, PerPage: v.perPage(),
+			Restore: time.Duration(p.RestoreFixedNS), RestorePerMiB: time.Duration(p.RestorePerMiBNS),
+		},
+	}
+	return s
+}
+
+func (v *move) perPage() time.Duration {
+	if v.listing || v.parent != "" {
+		return listPerPage
+	}
+	return sendPerPage
+}
