@@ -74,11 +74,11 @@ func (s *Store) copy(p transport.Piece, content []byte) error {
 	return nil
 }
 
-// read returns the newest content of a page.
+// read returns the newest content of a page, until the next call.
 func (s *Store) read(k key, address uint64) ([]byte, error) {
 	if im := s.images[k]; im != nil {
 		if r, at := im.newest(address, 1); at != nowhere {
-			page := make([]byte, pageSize)
+			page := s.page[:]
 			return page, im.files[at].read(r.slot, page)
 		}
 	}

@@ -10,6 +10,9 @@ import (
 
 // pagesFile is a file of pages, made when the first page arrives. Zero pages
 // are left as holes, which read as zeros and take no memory.
+//
+// It is written to, not mapped: where memory is short a write fails, and a
+// mapping would kill this process. For pages that are new both take as long.
 type pagesFile struct {
 	path  string
 	f     *os.File

@@ -44,6 +44,7 @@ type Store struct {
 	verified uint64
 	images   map[key]*image
 	nextID   uint32
+	page     [pageSize]byte // being worked on
 }
 
 type key struct {

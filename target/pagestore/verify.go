@@ -14,7 +14,7 @@ const sumLen = 16
 // verify compares what would be restored with the hashes of the frozen pages.
 func (s *Store) verify(p transport.Piece, sums []byte) error {
 	im := s.images[key{p.ImageType, p.Image}]
-	page := make([]byte, pageSize)
+	page := s.page[:]
 	for i := range uint64(p.Pages) {
 		address := p.Address + i*pageSize
 		var l listed
