@@ -538,3 +538,17 @@ func TestLostSourceHasLimitedTime(t *testing.T) {
 		t.Error("the receiver ended without an error")
 	}
 }
+
+// TestStoreErrorsSayWhatToDo looks at what the source is told.
+func TestStoreErrorsSayWhatToDo(t *testing.T) {
+	differs := &pagestore.DiffersError{Image: criu.PageImage{Type: criu.TaskImage, ID: 7}, Address: 0x5000}
+	for want, err := range map[string]error{
+		"page 0x5000 of process 7 (memory image 7) differs from the frozen source": fmt.Errorf("image 1/7: %w", differs),
+		"the workload has grown too much since preflight":                          fmt.Errorf("image 1/7: %w", pagestore.ErrFull),
+	} {
+		f, own := migrate.FailureOf(errors.Join(fmt.Errorf("round 3: %w", &storeError{err})))
+		if !own || f.What != want || f.Advice == "" {
+			t.Errorf("FailureOf() = %+v, want %q and advice", f, want)
+		}
+	}
+}
