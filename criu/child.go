@@ -50,8 +50,9 @@ type ChildOptions struct {
 	// Listing starts a child whose one dump lists private pages instead of giving
 	// them: the page server gets runs with PageParent alone for all of them,
 	// except where memory cannot be read (no PROT_READ), huge pages and AIO rings.
-	// [PageSink].Open must answer true, except for shared memory. Only where
-	// [Tool.CanList] says so, and with a page server. Start takes about 0.2 s.
+	// [PageSink].Open must answer true, except for shared memory. Which of them are
+	// lazy [ReadLazyPages] tells. Only where [Tool.CanList] says so, and with a page
+	// server. Start takes about 0.2 s.
 	Listing bool
 
 	Dir    string       // working directory of the child; default the caller's

@@ -25,6 +25,7 @@ type lister struct {
 	Memory
 	cgroup string
 	listed uint64 // pages
+	lazy   map[uint64]criu.LazyPages
 }
 
 func (l *lister) Open(img criu.PageImage) (bool, error) {
@@ -41,32 +42,76 @@ func (l *lister) Extent(e criu.Extent, r io.Reader) error {
 		return err
 	}
 	l.listed += e.Pages
+	for e.Pages > 0 {
+		n, lazy := l.lazy[e.Image.ID].Cut(e.Address, e.Pages)
+		piece := criu.Extent{Image: e.Image, Address: e.Address, Pages: n, Flags: criu.PagePresent}
+		if lazy {
+			piece.Flags |= criu.PageLazy
+		}
+		if err := l.read(pid, piece); err != nil {
+			return err
+		}
+		e.Address, e.Pages = e.Address+n*criu.PageSize, e.Pages-n
+	}
+	return nil
+}
+
+// read takes pages from a process.
+func (l *lister) read(pid int, e criu.Extent) error {
 	b := make([]byte, e.Bytes())
 	to := []unix.Iovec{{Base: &b[0], Len: e.Bytes()}}
 	if n, err := unix.ProcessVMReadv(pid, to, []unix.RemoteIovec{{Base: uintptr(e.Address), Len: len(b)}}, 0); err != nil || n != len(b) {
 		return fmt.Errorf("process_vm_readv of %d pages at %#x: %d bytes, %w", e.Pages, e.Address, n, err)
 	}
-	e.Flags = criu.PagePresent
 	return l.Memory.Extent(e, bytes.NewReader(b))
+}
+
+// frozen is called when all tasks are held and none is infected.
+func (l *lister) frozen() error {
+	l.lazy = make(map[uint64]criu.LazyPages)
+	return l.each(func(pid int, id uint64) (err error) {
+		l.lazy[id], err = criu.ReadLazyPages(pid)
+		return err
+	})
 }
 
 // find returns the PID here of the process in the root's cgroup that is id in
 // its own PID namespace.
-func (l *lister) find(id uint64) (int, error) {
+func (l *lister) find(id uint64) (found int, err error) {
+	err = l.each(func(pid int, own uint64) error {
+		if own == id {
+			found = pid
+		}
+		return nil
+	})
+	if err == nil && found == 0 {
+		err = fmt.Errorf("no process %d", id)
+	}
+	return found, err
+}
+
+// each calls f with every process of the cgroup and its PID in its own namespace.
+func (l *lister) each(f func(pid int, own uint64) error) error {
 	b, err := os.ReadFile(filepath.Join(l.cgroup, "cgroup.procs"))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for pid := range strings.FieldsSeq(string(b)) {
-		status, err := os.ReadFile("/proc/" + pid + "/status")
+	for word := range strings.FieldsSeq(string(b)) {
+		status, err := os.ReadFile("/proc/" + word + "/status")
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if ids := strings.Fields(field(status, "NSpid:")); ids[len(ids)-1] == strconv.FormatUint(id, 10) {
-			return strconv.Atoi(pid)
+		ids := strings.Fields(field(status, "NSpid:"))
+		pid, err := strconv.Atoi(word)
+		own, ownErr := strconv.ParseUint(ids[len(ids)-1], 10, 64)
+		if err := errors.Join(err, ownErr); err != nil {
+			return err
+		}
+		if err := f(pid, own); err != nil {
+			return err
 		}
 	}
-	return 0, fmt.Errorf("no process %d", id)
+	return nil
 }
 
 // list dumps p by listing its pages.
@@ -87,7 +132,15 @@ func (s *session) list(p Process, edit func(*criu.DumpOptions), hook criu.HookFu
 	if edit != nil {
 		edit(&o)
 	}
-	err = c.Dump(ctx, o, hook)
+	err = c.Dump(ctx, o, func(ctx context.Context, ev criu.HookEvent) error {
+		if ev.Hook == criu.QueryExtFiles {
+			return l.frozen()
+		}
+		if hook == nil {
+			return nil
+		}
+		return hook(ctx, ev)
+	})
 	if closeErr := c.Close(); closeErr != nil {
 		s.Error(closeErr)
 	}
@@ -187,7 +240,29 @@ func (s *session) compareList(p Process) {
 		s.Errorf("%d pages were listed, want those of 8 MiB", l.listed)
 	}
 	samePages(s.T, &l.Memory, plain)
+	for _, img := range plain.Images {
+		got, want := l.lazyPages(img), plain.lazyPages(img)
+		if slices.ContainsFunc(got, func(a uint64) bool { return !slices.Contains(want, a) }) || len(want)-len(got) > maxStacks {
+			s.Errorf("%v: %d lazy pages, CRIU has %d, or others", img, len(got), len(want))
+		}
+	}
 }
+
+func (m *Memory) lazyPages(img criu.PageImage) (pages []uint64) {
+	for _, e := range m.entries[img] {
+		for i := range e.Pages {
+			if e.Flags&criu.PageLazy != 0 {
+				pages = append(pages, e.Address+i*criu.PageSize)
+			}
+		}
+	}
+	return pages
+}
+
+// maxStacks is how many threads have stacks of which a page is not lazy. CRIU
+// 4.2 means to leave those out as well, but only does if the stack pointer is at
+// the start of a page (is_stack).
+const maxStacks = 64
 
 // maxRseq is how much of a thread's memory the kernel may write while it is
 // frozen: the CPU that it is on, as rseq(2) has it.

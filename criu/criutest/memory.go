@@ -39,7 +39,8 @@ func (m *Memory) Open(img criu.PageImage) (bool, error) {
 // Extent keeps e and its pages.
 func (m *Memory) Extent(e criu.Extent, r io.Reader) error {
 	kept := e.Flags&criu.PagePresent == 0
-	m.entries[e.Image] = append(m.entries[e.Image], criu.PagemapEntry{Address: e.Address, Pages: e.Pages, Flags: criu.PagePresent})
+	entry := criu.PagemapEntry{Address: e.Address, Pages: e.Pages, Flags: e.Flags&^criu.PageParent | criu.PagePresent}
+	m.entries[e.Image] = append(m.entries[e.Image], entry)
 	if kept {
 		m.Kept += e.Pages
 		return m.keep(e)
