@@ -18,7 +18,11 @@ var commands = map[string]func(data []byte){
 	"discard":  discard,
 	"reopen":   reopen,
 	"allocate": func([]byte) { kept = append(kept, make([]byte, 8<<20)); fill(kept[len(kept)-1], 12) },
-	"direct":   func(data []byte) { go direct(data, preads) },
+	"direct": func(data []byte) {
+		for i := range 8 { // so that one is always waiting for the device
+			go direct(data[i*128*PageSize:], preads)
+		}
+	},
 	"aio":      func(data []byte) { go direct(data, aioReader()) },
 	"io_uring": func(data []byte) { go direct(data, ringReader(data)) },
 	"uffd":     func([]byte) { must2(openUffd()) },
@@ -84,7 +88,7 @@ func reopen(data []byte) {
 }
 
 const (
-	directFrom = 3000 // pages of data that the device writes to
+	directFrom = 2800 // pages of data that the device writes to
 	directSize = 512 << 10
 )
 
@@ -92,9 +96,7 @@ const (
 type reader func(fd int, to []byte, offset int64)
 
 func preads(fd int, to []byte, offset int64) {
-	for i := 0; i < len(to); i += 64 << 10 {
-		must2(unix.Pread(fd, to[i:i+64<<10], offset+int64(i)))
-	}
+	must2(unix.Pread(fd, to, offset))
 }
 
 // direct reads two parts of a file with O_DIRECT by turns, for ever, so that

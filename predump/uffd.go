@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"sync"
 	"time"
 
@@ -13,8 +12,9 @@ import (
 )
 
 // Stop makes every task of the workload stand still, also those that come
-// meanwhile, and returns when none is in a system call any more. resume lets them
-// go on; without an error it is called once.
+// meanwhile, and returns when none is in a system call any more, as the cgroup
+// freezer does. resume lets them go on; without an error it is called once. Every
+// stop makes epoll_wait(2) and its like return EINTR, as any stop does (signal(7)).
 type Stop func(ctx context.Context) (resume func() error, err error)
 
 // NewUffd returns the tracker that has the kernel write-protect pages and tell
@@ -214,49 +214,6 @@ func (u *uffdTracker) forget(w *portion) {
 	}
 }
 
-// Freeze scans once more. What cannot be told costs time, and is no error.
-func (u *uffdTracker) Freeze(ctx context.Context, tasks []Task) (Frozen, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return nil, errClosed
-	}
-	f := unchangedPages{u.table, map[Image][]extent{}}
-	for _, t := range tasks {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		f.pages[t.image()] = u.unchanged(t)
-	}
-	return f, nil
-}
-
-// unchanged returns the pages of a task that stands still that were not written
-// to since they were protected, in the order of their addresses.
-func (u *uffdTracker) unchanged(t Task) (pages []extent) {
-	w := u.tasks[t.PID]
-	if w == nil || w.fd < 0 || !trusted(t.PID) {
-		return nil
-	}
-	m, err := openMemory(t.PID)
-	if err != nil {
-		return nil
-	}
-	defer m.close()
-	mappings, err := m.mappings()
-	if err != nil {
-		return nil
-	}
-	ours, _ := w.split(m, mappings)
-	s := ioctlScanner{pagemap: m.pagemap, query: unwritten}
-	for _, e := range ours {
-		if s.scan(e, func(e extent) error { pages = append(pages, e); return nil }) != nil {
-			return nil
-		}
-	}
-	return pages
-}
-
 // Close closes every userfaultfd, with which the kernel drops the protection.
 func (u *uffdTracker) Close() error {
 	u.mu.Lock()
@@ -268,22 +225,4 @@ func (u *uffdTracker) Close() error {
 	}
 	clear(u.tasks)
 	return errors.Join(errs...)
-}
-
-// unchangedPages are clean if the Table knows them too.
-type unchangedPages struct {
-	table *Table
-	pages map[Image][]extent // sorted
-}
-
-func (f unchangedPages) Clean(im Image, addr, pages uint64) (n uint64, clean bool) {
-	list := f.pages[im]
-	i := sort.Search(len(list), func(i int) bool { return list[i].end > addr })
-	if i == len(list) {
-		return pages, false
-	}
-	if next := list[i]; addr < next.start {
-		return min(pages, (next.start-addr)/PageSize), false
-	}
-	return f.table.run(im, addr, min(pages, (list[i].end-addr)/PageSize))
 }
