@@ -13,8 +13,8 @@
 //   - uffd-wp: each task's memory is write-protected by a userfaultfd that was
 //     made in the task from outside, in the mode in which the kernel lifts the
 //     protection itself; PAGEMAP_SCAN tells which pages were written to. It
-//     needs x86-64 and Linux 6.7, or arm64 and 6.10. A round takes some 15 ms per
-//     GiB and what the changed pages take; see [NewUffd].
+//     needs x86-64 and Linux 6.7, or arm64 and 6.10. A round costs some 20 ms of
+//     one core per GiB, and what the changed pages take; see [NewUffd].
 //   - hash: every [Pass] reads all private memory. Nothing is asked of the kernel
 //     but process_vm_readv(2) and a pagemap, so it works on any kernel and
 //     architecture, whatever the workload does with its memory (O_DIRECT, exec,
