@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"migrate"
 	"migrate/internal/testhost"
 )
 
@@ -17,7 +18,10 @@ func TestLazyRestore(t *testing.T) {
 			a, b := pair(t)
 			l := startLoad(t, a, "--memory", "96", "--dirty", "2000", "--children", "1")
 			for _, hop := range [][2]*testhost.Host{{a, b}, {b, a}} {
-				move(t, hop[0], l.ref(), hop[1], "--restore", "lazy", "--tracker", tracker)
+				r := move(t, hop[0], l.ref(), hop[1], "--restore", "lazy", "--tracker", tracker, "--verify")
+				if r.Restore != migrate.RestoreLazy || r.Verified == 0 {
+					t.Errorf("the report says restore %q, %d pages verified", r.Restore, r.Verified)
+				}
 				l.verify(t, hop[1])
 				await(t, "the store is gone", func() bool {
 					return strings.TrimSpace(hop[1].Run(t, "find", "/run/migrate/store", "-mindepth", "1")) == ""
