@@ -25,6 +25,7 @@ var commands = map[string]func(data []byte){
 	},
 	"aio":      func(data []byte) { go direct(data, aioReader()) },
 	"io_uring": func(data []byte) { go direct(data, ringReader(data)) },
+	"random":   func(data []byte) { must2(unix.Getrandom(data[500*PageSize:600*PageSize], 0)) },
 	"uffd":     func([]byte) { must2(openUffd()) },
 }
 
@@ -117,15 +118,12 @@ func direct(data []byte, read reader) {
 
 // aioReader reads with io_submit(2), as libaio does.
 func aioReader() reader {
-	type iocb struct {
-		data         uint64
-		key, rwFlags uint32
-		op           uint16
-		prio         int16
-		fd           uint32
-		buf, n, off  uint64
-		_            uint64
-		flags, resfd uint32
+	type iocb struct { // include/uapi/linux/aio_abi.h; the operation 0 is pread
+		_      [20]byte
+		fd     uint32
+		buf, n uint64
+		off    uint64
+		_      [16]byte
 	}
 	var ring uintptr
 	_, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 8, uintptr(unsafe.Pointer(&ring)), 0)

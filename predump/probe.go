@@ -53,7 +53,7 @@ func probeUffd() error {
 	if err != nil {
 		return fmt.Errorf("mmap: %w", err)
 	}
-	defer unix.Munmap(b)
+	defer func() { _ = unix.Munmap(b) }() // which it cannot refuse
 	return probeScan(fd, pagemap, b)
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,7 +58,11 @@ type tracked struct {
 
 func startTracked(t testing.TB, what string) *tracked {
 	t.Helper()
-	l := startLoad(t, what)
+	return track(t, startLoad(t, what))
+}
+
+func track(t testing.TB, l *load) *tracked {
+	t.Helper()
 	x := &tracked{load: l, store: newStore(), group: l.group(t), table: NewTable()}
 	tracker, err := NewUffd(x.table, stopper(x.group))
 	if err != nil {
@@ -256,4 +262,30 @@ func (f failing) Data(ctx context.Context, im Image, addr uint64, data []byte) e
 		return err
 	}
 	return f.store.Data(ctx, im, addr, data)
+}
+
+// TestUffdWhileWritten: a program that writes everywhere all the time.
+func TestUffdWhileWritten(t *testing.T) {
+	x := startTracked(t, "data")
+	x.do(t, "churn")
+	for range 10 {
+		x.round(t)
+	}
+	x.freeze(t, extent{})
+}
+
+// TestUffdNobody: a user who may not have a userfaultfd that sees the kernel's
+// own writes is tracked all the same, those included.
+func TestUffdNobody(t *testing.T) {
+	l := &load{cmd: exec.Command("/proc/self/exe"), areas: map[string]extent{}}
+	l.cmd.Env = append(os.Environ(), "PREDUMP_CHILD=data", "HOME=/")
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	l.run(t)
+	x := track(t, l)
+	x.round(t)
+	x.do(t, "random")
+	if stats := x.round(t); stats.Untracked != 0 {
+		t.Errorf("round: %+v", stats)
+	}
+	wantEqual(t, x.load, x.store, x.areas["data"])
 }
