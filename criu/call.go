@@ -40,6 +40,9 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 		}()
 		hook = l.ask
 	}
+	if o.Parent != "" && o.PageSocket != nil {
+		hook = unlinkParent(o.ImagesDir, hook)
+	}
 	o.Lock = c.tool.Version.lock(o.Lock)
 	req, err := dumpRequest(o, dirs)
 	if err != nil {
@@ -48,6 +51,22 @@ func (c *Child) Dump(ctx context.Context, o DumpOptions, hook HookFunc) error {
 	log := filepath.Join(work, req.GetOpts().GetLogFile())
 	_, err = c.call(ctx, "dump", req, log, hook)
 	return err
+}
+
+// unlinkParent removes the link to the parent before the caller's hook ships the
+// images: a restore would follow it, and the page server has all pages.
+func unlinkParent(images string, hook HookFunc) HookFunc {
+	if hook == nil {
+		hook = yes
+	}
+	return func(ctx context.Context, ev HookEvent) error {
+		if ev.Hook == PostDump {
+			if err := os.RemoveAll(filepath.Join(images, parentLink)); err != nil {
+				return err
+			}
+		}
+		return hook(ctx, ev)
+	}
 }
 
 // PreDump gives the page server every page that changed since o.Parent, or

@@ -60,7 +60,7 @@ type ChildOptions struct {
 	Logger *slog.Logger // nil means discard
 }
 
-// Child is a running "criu swrk", which serves one dump or one restore. Its
+// Child is a running "criu swrk", which serves one dump, pre-dump or restore. Its
 // methods must not be called at the same time, except Close, PID and FD.
 //
 // It runs in a session of its own, unless [ChildOptions].Stdin is given: a ^C

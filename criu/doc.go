@@ -4,9 +4,10 @@
 //
 // It is the only package that knows CRIU's option names, hooks, image layouts
 // and log texts. [Find] locates a CRIU that works on this kernel; [Tool.Start]
-// starts one child, which serves one [Child.Dump] or one [Child.Restore];
-// [ServePages] makes this process the page server of a dump, so that memory
-// never touches the disk.
+// starts one child, which serves one [Child.Dump], [Child.PreDump] or
+// [Child.Restore]; [ServePages] makes this process the page server of a dump, so
+// that memory never touches the disk. Where [Tool.CanList] says so, a dump can
+// list pages instead of sending them.
 //
 // Abort is always by closing the child's socket: CRIU then undoes what it was
 // doing. It is never killed while it dumps, because that leaves connections

@@ -27,6 +27,10 @@ const (
 	parentLink    = "parent"
 )
 
+// stopAgain is how often it is tried again to stop a child that did not stop in
+// time. Nothing of the tree is held meanwhile.
+const stopAgain = 4
+
 // listing is one dump by a child that was started for it.
 type listing struct {
 	child        *Child
@@ -57,13 +61,6 @@ func (c *Child) beginListing(o *DumpOptions, hook HookFunc) (l *listing, err err
 	}
 	o.TrackMem, o.Parent = true, listingParent
 	return l, nil
-}
-
-func yes(_ context.Context, ev HookEvent) error {
-	if ev.File != nil {
-		ev.File.Close()
-	}
-	return nil
 }
 
 // writeParent makes a directory with an inventory that says that its dump will
@@ -121,6 +118,12 @@ func (l *listing) end() error {
 // the namespace it was started in ends.
 func (c *Child) leave(mounts, work *os.File) (err error) {
 	t, err := inject.Stop(c.PID())
+	for range stopAgain {
+		if !errors.Is(err, inject.ErrTimeout) {
+			break
+		}
+		t, err = inject.Stop(c.PID()) // on a busy machine it may not have run
+	}
 	if err != nil {
 		return fmt.Errorf("taking criu out of its mount namespace: %w", err)
 	}

@@ -37,7 +37,8 @@ type DumpOptions struct {
 	TrackMem bool
 	// Parent is the images directory of the pre-dump before, relative to ImagesDir.
 	// Only its inventory.img is read ([KeepInventory]): whether there are pages to
-	// leave out is what the page server says. CRIU links it into ImagesDir as "parent".
+	// leave out is what the page server says. CRIU links it into ImagesDir as
+	// "parent"; with PageSocket that link is gone before [PostDump] is asked.
 	Parent string
 
 	// PageSocket, if not nil, is the index in [ChildOptions].Files of the socket to
