@@ -137,7 +137,6 @@ func (s *server) beginFill(a *attempt, lazy bool) {
 	s.mu.Lock()
 	s.filler = a.filler
 	s.mu.Unlock()
-	s.update(func(st *Status) { st.Fill = &Fill{} })
 	adjust, err := protect()
 	if err != nil {
 		s.log.Debug("the kernel may pick this process when memory is short", "cause", err)

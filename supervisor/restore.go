@@ -143,6 +143,9 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	}
 	s.update(func(st *Status) {
 		st.State, st.Migration, st.Failure, st.Held, st.Fill = Restoring, spec.Migration, nil, nil, nil
+		if spec.Lazy {
+			st.Fill = &Fill{}
+		}
 	})
 	go s.carryThrough(a, spec, c)
 	return nil
@@ -307,7 +310,7 @@ func (s *server) abandonAttempt(a *attempt, cause error) {
 	if err != nil {
 		f.Cause += "; and removing it: " + err.Error()
 	}
-	s.update(func(st *Status) { st.State, st.Root, st.Held, st.Failure = Failed, 0, nil, &f })
+	s.update(func(st *Status) { st.State, st.Root, st.Held, st.Failure, st.Fill = Failed, 0, nil, &f, nil })
 }
 
 func (s *server) emptyGroup() error {

@@ -32,6 +32,7 @@ type filler struct {
 	going    bool // the tree was let run, or nobody is left to say so
 	restored bool // CRIU has registered all there is
 	buf      []byte
+	chunk    uint64
 	events   []byte
 
 	total, done uint64
@@ -44,7 +45,7 @@ type span struct{ start, end uint64 }
 func newFiller(log *slog.Logger) *filler {
 	return &filler{
 		log: log, open: func(fd int) memory { return uffd(fd) },
-		buf: make([]byte, chunkSize), events: make([]byte, 64*eventSize),
+		buf: make([]byte, chunkSize), chunk: chunkSize, events: make([]byte, 64*eventSize),
 	}
 }
 
@@ -189,7 +190,7 @@ func (t *task) placeAll(w span, end time.Time) error {
 			return nil
 		}
 		p := t.missing[i].within(w.start, w.end)
-		switch err := t.place(p.within(p.addr, p.addr+chunkSize)); {
+		switch err := t.place(p.within(p.addr, p.addr+t.f.chunk)); {
 		case errors.Is(err, errLater) && time.Now().Before(end):
 			if err := t.drain(t.f.events); err != nil {
 				return err

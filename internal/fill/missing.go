@@ -81,23 +81,40 @@ func (m *missing) remove(start, end uint64) []piece {
 	return removed
 }
 
-// add puts p in, in place of what was there.
-func (m *missing) add(p piece) {
-	m.remove(p.addr, p.end())
+// add puts p in, in place of what was there, which it returns.
+func (m *missing) add(p piece) (replaced []piece) {
+	replaced = m.remove(p.addr, p.end())
 	*m = slices.Insert(*m, m.after(p.addr), p)
+	return replaced
 }
 
 // move does what mremap(2) does: what was missing in [from, from+size) is
-// missing at to. It returns the pieces as they were and as they are.
-func (m *missing) move(from, to, size uint64) (old, moved []piece) {
+// missing at to. It returns the pieces as they were and as they are, and those that
+// were at to.
+func (m *missing) move(from, to, size uint64) (old, moved, replaced []piece) {
 	old = m.remove(from, from+size)
-	m.remove(to, to+size)
+	replaced = m.remove(to, to+size)
 	for _, p := range old {
 		p.addr += to - from
 		m.add(p)
 		moved = append(moved, p)
 	}
-	return old, moved
+	return old, moved, replaced
+}
+
+// gaps returns the parts of p where nothing is missing.
+func (m missing) gaps(p piece) (gaps []piece) {
+	at := p.addr
+	for i := m.after(at); i < len(m) && m[i].addr < p.end(); i++ {
+		if g := p.within(at, m[i].addr); g.size > 0 {
+			gaps = append(gaps, g)
+		}
+		at = m[i].end()
+	}
+	if g := p.within(at, p.end()); g.size > 0 {
+		gaps = append(gaps, g)
+	}
+	return gaps
 }
 
 func (m missing) bytes() (n uint64) {

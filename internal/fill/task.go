@@ -31,7 +31,7 @@ type task struct {
 	faults  []uint64 // pages that somebody waits for
 	next    uint64   // where the background goes on
 	lacking time.Time
-	moved   []change // events read since nothing was under way for certain
+	moved   []change // since nothing was under way for certain
 	over    bool     // it has all, or is gone
 }
 
@@ -57,6 +57,9 @@ func (t *task) drain(buf []byte) error {
 			return fmt.Errorf("reading events of %d: %w", t.pid, err)
 		}
 		if len(events) == 0 {
+			if len(t.moved) > 0 && !t.mem.changing() {
+				t.moved = nil
+			}
 			return nil
 		}
 		for _, e := range events {
@@ -72,7 +75,8 @@ func (t *task) apply(e event) {
 	case eventFork:
 		t.fork(e.child())
 	case eventRemap:
-		old, now := t.missing.move(e.a, e.b, e.c)
+		old, now, replaced := t.missing.move(e.a, e.b, e.c)
+		t.forgo(replaced)
 		for i := range old {
 			t.moved = append(t.moved, change{old[i], now[i]})
 		}
@@ -98,14 +102,16 @@ func (t *task) unmap(start, end uint64) {
 	}
 }
 
-// fork begins to fill a child, which lacks what its parent lacks. Where the
-// parent moved memory at the same time, the child has it at one of both places.
+// fork begins to fill a child, which lacks what its parent lacks. Where another
+// thread of the parent moved memory at the same time, the child has it at one of
+// both places, and the kernel refuses the other.
 func (t *task) fork(fd int) {
 	failpoint.Reach("fill:forked")
 	child := &task{f: t.f, fd: fd, mem: t.f.open(fd), pid: t.pid, family: t.family, missing: slices.Clone(t.missing)}
 	for _, c := range t.moved {
-		if _, taken := child.missing.at(c.old.addr); !taken {
-			child.missing.add(c.old)
+		for _, p := range child.missing.gaps(c.old) {
+			child.missing.add(p)
+			t.f.store.shared = true // the same content at two places
 		}
 	}
 	t.family.members++
@@ -167,7 +173,7 @@ func (t *task) zero(page uint64) error {
 // background fills in a bit more.
 func (t *task) background() error {
 	p := t.missing.next(t.next)
-	p = p.within(p.addr, p.addr+chunkSize)
+	p = p.within(p.addr, p.addr+t.f.chunk)
 	if err := t.place(p); err != nil {
 		return err
 	}
@@ -216,7 +222,7 @@ func (t *task) put(at uint64, content []byte, zero bool) (n uint64, err error) {
 		n, err = t.mem.copy(at, content)
 	}
 	if err == nil {
-		t.moved, t.lacking = nil, time.Time{} // the kernel places nothing while an event is under way
+		t.lacking = time.Time{}
 	}
 	return n, err
 }

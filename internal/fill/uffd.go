@@ -2,6 +2,7 @@ package fill
 
 import (
 	"encoding/binary"
+	"errors"
 	"runtime"
 	"unsafe"
 
@@ -56,6 +57,7 @@ type memory interface {
 	copy(addr uint64, content []byte) (uint64, error)
 	zero(addr, size uint64) (uint64, error)
 	wake(addr, size uint64)
+	changing() bool // an event is under way, read or not
 	events(buf []byte) ([]event, error)
 	close()
 }
@@ -87,6 +89,13 @@ func (u uffd) zero(addr, size uint64) (uint64, error) {
 func (u uffd) wake(addr, size uint64) {
 	arg := [2]uint64{addr, size}
 	_ = u.ioctl(ioctlWake, unsafe.Pointer(&arg))
+}
+
+// changing asks for an empty copy, which is invalid, but the kernel looks for
+// that last (fs/userfaultfd.c, userfaultfd_copy).
+func (u uffd) changing() bool {
+	_, err := u.copy(0, nil)
+	return errors.Is(err, unix.EAGAIN)
 }
 
 func (u uffd) ioctl(request uint, arg unsafe.Pointer) error {
