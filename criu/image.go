@@ -20,6 +20,8 @@ const (
 	filesMagic     = 0x56303138
 	pipesMagic     = 0x56453709
 	mmMagic        = 0x57492820
+	pstreeMagic    = 0x50273030
+	coreMagic      = 0x55053847
 )
 
 // errShort means that an image ends in the middle of something.

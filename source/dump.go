@@ -273,9 +273,14 @@ func (d *dump) ship(ctx context.Context) error {
 
 // verify has the target compare what it holds with the frozen memory.
 func (d *dump) verify() (err error) {
-	if d.opts.Verify {
-		d.report.Verified, err = d.sink.compareAll()
+	if !d.opts.Verify {
+		return nil
 	}
+	changed, err := criu.ReadRestartable(d.images)
+	if err != nil {
+		return err
+	}
+	d.report.Verified, err = d.sink.compareAll(changed)
 	return err
 }
 

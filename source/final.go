@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"migrate/criu"
@@ -120,16 +121,19 @@ func (f *finalSink) keep(im predump.Image, address, n uint64, flags uint8, r io.
 func (f *finalSink) Close() error { return nil }
 
 // compareAll has the target compare everything that was listed with what it is
-// here. It returns the number of pages.
-func (f *finalSink) compareAll() (n uint64, err error) {
+// here, except for pages, by process, that the kernel may have written to since.
+// It returns the number of pages.
+func (f *finalSink) compareAll(except map[uint64][]uint64) (n uint64, err error) {
 	for _, e := range f.list {
 		if e.Image.Type != criu.TaskImage {
 			continue
 		}
-		if err := f.final.Sum(predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}, e.Address, e.Pages); err != nil {
-			return n, err
+		for _, r := range without(e.Address, e.Pages, except[e.Image.ID]) {
+			if err := f.final.Sum(predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}, r.address, r.pages); err != nil {
+				return n, err
+			}
+			n += r.pages
 		}
-		n += e.Pages
 	}
 	for _, s := range f.sums {
 		if err := f.final.SumOf(s.im, s.address, s.data); err != nil {
@@ -138,6 +142,26 @@ func (f *finalSink) compareAll() (n uint64, err error) {
 		n += uint64(len(s.data)) / pageSize
 	}
 	return n, nil
+}
+
+type pageRange struct{ address, pages uint64 }
+
+// without cuts single pages out of a range.
+func without(address, pages uint64, except []uint64) (left []pageRange) {
+	end := address + pages*pageSize
+	for _, page := range slices.Sorted(slices.Values(except)) {
+		if page < address || page >= end {
+			continue
+		}
+		if page > address {
+			left = append(left, pageRange{address, (page - address) / pageSize})
+		}
+		address = page + pageSize
+	}
+	if address < end {
+		left = append(left, pageRange{address, (end - address) / pageSize})
+	}
+	return left
 }
 
 // readers maps the numbers of images to tasks of this host.

@@ -142,7 +142,7 @@ func TestFinalSinkVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := s.compareAll()
+	n, err := s.compareAll(nil)
 	if err != nil || n != 300 && n != 302 {
 		t.Errorf("compareAll() = %d, %v", n, err)
 	}
@@ -214,6 +214,25 @@ func TestLocksMemory(t *testing.T) {
 	} {
 		if got := locksMemory(status); got != want {
 			t.Errorf("locksMemory(%q) = %v", status, got)
+		}
+	}
+}
+
+func TestWithout(t *testing.T) {
+	const p = pageSize
+	for _, tt := range []struct {
+		except []uint64
+		want   []pageRange
+	}{
+		{nil, []pageRange{{10 * p, 4}}},
+		{[]uint64{9 * p, 14 * p}, []pageRange{{10 * p, 4}}},
+		{[]uint64{10 * p}, []pageRange{{11 * p, 3}}},
+		{[]uint64{13 * p, 11 * p}, []pageRange{{10 * p, 1}, {12 * p, 1}}},
+		{[]uint64{12 * p, 12 * p}, []pageRange{{10 * p, 2}, {13 * p, 1}}},
+		{[]uint64{10 * p, 11 * p, 12 * p, 13 * p}, nil},
+	} {
+		if got := without(10*p, 4, tt.except); !slices.Equal(got, tt.want) {
+			t.Errorf("without(%x) = %x, want %x", tt.except, got, tt.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -84,6 +85,8 @@ func tryMove(t *testing.T, from *testhost.Host, pid int, to *testhost.Host, flag
 		err = noReport
 	case err == nil && r.Owner != migrate.OwnerTarget:
 		err = fmt.Errorf("the owner is %q", r.Owner)
+	case err == nil && r.Verified == 0:
+		err = errors.New("nothing was verified")
 	case err != nil && r.Error != nil:
 		err = fmt.Errorf("%w: %s: %s", err, r.Error.What, r.Error.Cause)
 	}

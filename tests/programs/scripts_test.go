@@ -43,7 +43,7 @@ func TestGo(t *testing.T) {
 func TestJava(t *testing.T) {
 	s := newSite(t)
 	run(t, "javac", "-d", s.dir, script(t, "Threads.java"))
-	pid := s.start(t, program(t, "/usr/bin/java"), "-Xmx16g", "-Xmn64m", "-cp", s.dir, "Threads", strconv.Itoa(statePort))
+	pid := s.start(t, program(t, "/usr/bin/java"), "-Xmx16g", "-Xms96m", "-Xmn64m", "-XX:+AlwaysPreTouch", "-cp", s.dir, "Threads", strconv.Itoa(statePort))
 	s.thereAndBack(t, pid)
 }
 
