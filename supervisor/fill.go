@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,9 @@ type filler struct {
 	reaper   *reaper
 	exited   *exited
 	opened   bool
-	needless chan struct{} // closed when the tree has ended
+	needless chan struct{} // closed when it may end
+	once     sync.Once
+	watch    sync.WaitGroup // over those who act on its end
 }
 
 // startFiller starts one for the attempt, if there is none yet.
@@ -60,17 +63,28 @@ func (s *server) openFiller(a *attempt, spec RestoreSpec) error {
 	if work == "" {
 		work = spec.ImagesDir
 	}
+	a.filler.opened = true
 	if err := a.filler.process.Open(ctx, fill.Spec{Map: spec.LazyMap, ImagesDir: spec.ImagesDir, WorkDir: work}); err != nil {
 		return fmt.Errorf("what is to be filled in: %w", err)
 	}
-	a.filler.opened = true
-	go func() {
-		<-a.filler.exited.done
-		if err := a.filler.end(); err != nil {
+	a.filler.watch.Go(func() {
+		if err := a.filler.await(); err != nil {
 			a.cancel(err)
+			s.killGroup() // CRIU too: it may wait for a task that waits for a page
 		}
-	}()
+	})
 	return nil
+}
+
+// await waits for its end, and returns an error if that is too early.
+func (f *filler) await() error {
+	<-f.exited.done
+	select {
+	case <-f.needless:
+		return nil
+	default:
+		return f.end()
+	}
 }
 
 // life returns a context that ends with ctx or the filler: the keeper holds its
@@ -101,16 +115,13 @@ func (f *filler) close() {
 	if f == nil {
 		return
 	}
-	select {
-	case <-f.exited.done:
-		f.process.Close()
-	default:
-		if f.opened {
-			_ = f.reaper.signal(f.process.PID(), unix.SIGKILL) // or it has just ended
-		}
-		f.process.Close()
-		<-f.exited.done
+	f.once.Do(func() { close(f.needless) })
+	if f.opened {
+		_ = f.reaper.signal(f.process.PID(), unix.SIGKILL) // or it has ended
 	}
+	f.process.Close()
+	<-f.exited.done
+	f.watch.Wait()
 }
 
 // end says how the filler ended that has ended; nil is when all was done.
@@ -131,7 +142,7 @@ func (f *filler) end() error {
 // beginFill has the tree's memory filled in, now that it runs.
 func (s *server) beginFill(a *attempt, lazy bool) {
 	if !lazy {
-		a.filler.close()
+		go a.filler.close() // there may be one that was prepared
 		return
 	}
 	s.mu.Lock()
@@ -166,16 +177,12 @@ func (s *server) fill(f *filler) {
 	if err := f.process.Go(f.life(context.Background())); err != nil {
 		s.log.Warn("the filler", "cause", err)
 	}
-	<-f.exited.done
-	err := f.end()
-	select {
-	case <-f.needless:
-		return
-	default:
-	}
-	if err != nil {
+	if err := f.await(); err != nil {
 		s.fillFailed(err)
 		return
+	}
+	if f.exited.status.Signaled() {
+		return // the tree has ended
 	}
 	p := *s.snapshot().Fill
 	s.noteFill(fill.Progress{Total: p.Total, Done: p.Total, Complete: true})
@@ -212,10 +219,6 @@ func (s *server) endFill() {
 	s.mu.Lock()
 	f := s.filler
 	s.mu.Unlock()
-	if f == nil {
-		return
-	}
-	close(f.needless)
 	f.close()
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -411,4 +412,63 @@ func TestLazyRefused(t *testing.T) {
 	if left := childrenOf(t, state(t, c).PID); len(left) > 0 {
 		t.Errorf("children left: %v", left)
 	}
+}
+
+// A filler that dies during the restore ends it at once, with nothing left.
+func TestFillerKilledRestoring(t *testing.T) {
+	name := n("s-fr")
+	d, _ := lazyDumped(t, name, 16, "verify")
+	t.Setenv("MIGRATE_FAILPOINT", "fill:task=kill")
+	h, name := newHost(t), name+"-b"
+	c := h.start(name)
+	spec := d.spec(name)
+	spec.Lazy, spec.LazyMap = true, makeLazy(t, d.images)
+	begin := time.Now()
+	if _, err := c.Restore(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "signal 9") {
+		t.Errorf("Restore() = %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if st := state(t, c); st.State != Failed || st.Fill != nil {
+		t.Errorf("state = %+v", st)
+	}
+	if left := childrenOf(t, state(t, c).PID); len(left) > 0 {
+		t.Errorf("children left: %v", left)
+	}
+}
+
+// A tree that nobody supervised before is filled in just so.
+func TestLazyProcess(t *testing.T) {
+	h := newHost(t)
+	act, out := filepath.Join(t.TempDir(), "act"), filepath.Join(t.TempDir(), "out")
+	stdout, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdout.Close()
+	cmd := exec.Command(os.Args[0], lazyVerb, "64", act, "fork", "verify")
+	cmd.Stdout, cmd.SysProcAttr, cmd.Dir = stdout, sysProcSetsid(), "/"
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its first word", func() bool {
+		b, _ := os.ReadFile(out)
+		return len(b) > 0
+	})
+	d := h.dumpForeign(cmd)
+	name := n("s-lp-b")
+	c := h.lazyHeld(name, d)
+	os.WriteFile(act, nil, 0o600)
+	waited := make(chan error)
+	go func() { waited <- c.AwaitFill(t.Context()) }() // before it runs, too
+	resume(t, c)
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "its word", func() bool {
+		b, _ := os.ReadFile(out)
+		return strings.Contains(string(b), "all is well")
+	})
+	ordinary(t, state(t, c).Root, d.images)
 }

@@ -51,6 +51,7 @@ func newFiller(log *slog.Logger) *filler {
 
 // add begins to fill the task whose userfaultfd is fd.
 func (f *filler) add(pid uint64, fd int) {
+	failpoint.Reach("fill:task")
 	all := slices.Clone(f.store.images[pid])
 	slices.SortFunc(all, byContent)
 	f.tasks = append(f.tasks, &task{

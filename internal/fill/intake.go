@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -65,22 +66,30 @@ func (in *intake) pollFD() int {
 	return in.fd
 }
 
-// receive takes what has come. It reports whether that was the last.
+// receive takes what has come. It reports whether CRIU has restored the tree.
 func (in *intake) receive() (finished bool, err error) {
 	if !in.accepted {
 		return false, in.accept()
 	}
 	for {
 		finished, err = in.next()
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			return false, nil
 		}
 		if finished || err != nil {
 			in.close()
-			return true, err
+		}
+		if finished || errors.Is(err, io.EOF) {
+			return finished, nil
+		}
+		if err != nil {
+			return false, err
 		}
 	}
 }
+
+// over reports whether CRIU will say no more, or has not begun to.
+func (in *intake) over() bool { return in == nil || in.fd < 0 || !in.accepted }
 
 func (in *intake) accept() error {
 	fd, _, err := unix.Accept4(in.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -95,8 +104,8 @@ func (in *intake) accept() error {
 	return os.Remove(in.path)
 }
 
-// next takes one number or userfaultfd. At the end of the connection there is
-// no restore any more, or no CRIU.
+// next takes one number or userfaultfd. The end of the connection is [io.EOF]:
+// the restore has failed, or CRIU was killed.
 func (in *intake) next() (finished bool, err error) {
 	size := 4 - len(in.number)
 	if in.expectsFD {
@@ -108,7 +117,7 @@ func (in *intake) next() (finished bool, err error) {
 	case err == unix.EINTR:
 		return false, nil
 	case err == unix.ECONNRESET, err == nil && n == 0:
-		return true, nil
+		return false, io.EOF
 	case err != nil:
 		return false, err
 	case in.expectsFD:

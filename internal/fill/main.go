@@ -72,11 +72,12 @@ func (f *filler) run() error {
 		if err != nil {
 			return err
 		}
+		if f.orphaned() {
+			return nil
+		}
 		f.report()
 	}
-	if f.store != nil {
-		f.store.dropAll()
-	}
+	f.store.dropAll()
 	f.told = time.Time{}
 	f.report()
 	return nil
@@ -106,11 +107,16 @@ func (f *filler) hear(control, keeper, criu bool) error {
 	if ok {
 		return f.obey(o)
 	}
-	if f.control.lost { // the tree runs on without it, or is being killed
-		f.goOn()
-		f.restored = f.restored || f.criu == nil || !f.criu.accepted
-	}
 	return nil
+}
+
+// orphaned decides what becomes of us without a parent. A tree that CRIU has
+// restored runs on, or will end; one that it has not will never run.
+func (f *filler) orphaned() (end bool) {
+	if f.control.lost && f.restored {
+		f.goOn()
+	}
+	return f.control.lost && !f.restored && f.criu.over()
 }
 
 func (f *filler) obey(o order) error {
