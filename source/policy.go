@@ -35,7 +35,7 @@ func (v *move) decideNext(ctx context.Context, r migrate.Round) (done bool, err 
 	case predump.Cancel:
 		return true, errTimeout
 	case predump.Throttle:
-		return false, v.throttle(ctx, percent)
+		v.slowDown(ctx, percent)
 	}
 	return false, nil
 }

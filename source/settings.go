@@ -65,6 +65,13 @@ func (l *liveSettings) limits() predump.Limits {
 	}
 }
 
+// stopThrottling turns auto-converge off.
+func (l *liveSettings) stopThrottling() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.options.AutoConverge = migrate.Throttle{}
+}
+
 // onBandwidth has f called with the cap, now and whenever it is changed, one
 // call at a time. The f before is not called any more.
 func (l *liveSettings) onBandwidth(f func(bytesPerSecond int64)) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"migrate"
 	"migrate/journal"
 	"migrate/workload/cgroup"
 )
@@ -12,6 +13,19 @@ import (
 type slower struct {
 	percent int
 	limit   *cgroup.CPULimit // nil if it never was
+}
+
+// slowDown slows the workload by percent. Where that cannot be done the move
+// goes on without.
+func (v *move) slowDown(ctx context.Context, percent int) {
+	err := v.throttle(ctx, percent)
+	if err == nil {
+		return
+	}
+	v.settings.stopThrottling()
+	w := migrate.Finding{Code: "auto-converge", What: "the workload cannot be slowed: " + err.Error()}
+	v.report.Warnings = append(v.report.Warnings, w)
+	v.events.send(migrate.Event{Type: "warning", Warning: &w})
 }
 
 // throttle slows the workload by percent. The journal knows the way back before
