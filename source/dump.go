@@ -192,9 +192,14 @@ func (d *dump) freeze(ctx context.Context) error {
 	}
 	failpoint.Reach("source:frozen")
 	d.enter(migrate.StopAndCopy)
+	tasks := d.tasks()
+	code, err := readCodePages(tasks) // before CRIU touches a task
+	if err != nil {
+		return err
+	}
 	d.beside.Go(func() error { return d.entry.Step(migrate.StopAndCopy, nil) })
 	d.beside.Go(func() error {
-		tree, err := d.examine(ctx)
+		tree, err := d.examine(ctx, tasks, code)
 		d.tree <- lookedAt{tree, err}
 		return err
 	})
@@ -206,9 +211,8 @@ func (d *dump) freeze(ctx context.Context) error {
 }
 
 // examine asks the tracker what did not change, and looks where pages lie.
-func (d *dump) examine(ctx context.Context) (t frozenTree, err error) {
-	tasks := d.tasks()
-	t.clean, t.read = never{}, readers(tasks)
+func (d *dump) examine(ctx context.Context, tasks []predump.Task, code codePages) (t frozenTree, err error) {
+	t.clean, t.read = never{}, code.instead(readers(tasks))
 	if d.tracker != nil {
 		if t.clean, err = d.tracker.Freeze(ctx, tasks); err != nil {
 			return t, fmt.Errorf("last look at what changed: %w", err)
