@@ -409,9 +409,7 @@ func TestLazyRefused(t *testing.T) {
 	if st := state(t, c); !unvoted(st.State) {
 		t.Errorf("state = %s", st.State)
 	}
-	if left := childrenOf(t, state(t, c).PID); len(left) > 0 {
-		t.Errorf("children left: %v", left)
-	}
+	eventually(t, "the end of all children", func() bool { return len(childrenOf(t, state(t, c).PID)) == 0 })
 }
 
 // A filler that dies during the restore ends it at once, with nothing left.
@@ -433,9 +431,7 @@ func TestFillerKilledRestoring(t *testing.T) {
 	if st := state(t, c); st.State != Failed || st.Fill != nil {
 		t.Errorf("state = %+v", st)
 	}
-	if left := childrenOf(t, state(t, c).PID); len(left) > 0 {
-		t.Errorf("children left: %v", left)
-	}
+	eventually(t, "the end of all children", func() bool { return len(childrenOf(t, state(t, c).PID)) == 0 })
 }
 
 // A tree that nobody supervised before is filled in just so.
