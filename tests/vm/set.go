@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // Options are those of a set of machines.
@@ -190,4 +191,11 @@ func (s *Set) Stop() {
 	if s.dir != "" {
 		_ = os.RemoveAll(s.dir) // it is below the directory of temporary files
 	}
+}
+
+func (s *Set) processorTime() (sum time.Duration) {
+	for _, m := range s.Machines {
+		sum += m.processorTime()
+	}
+	return sum
 }

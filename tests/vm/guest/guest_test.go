@@ -106,6 +106,23 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
+// TestBackground leaves alone what a command started and did not wait for.
+func TestBackground(t *testing.T) {
+	c := client(t)
+	file := filepath.Join(t.TempDir(), "said")
+	if _, err := c.Run(t.Context(), Command{Args: shell("{ sleep 0.5; echo alive >" + file + "; } >/dev/null 2>&1 &")}); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if b, _ := os.ReadFile(file); string(b) == "alive\n" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("it was ended with the command")
+		}
+	}
+}
+
 func TestFiles(t *testing.T) {
 	c := client(t)
 	path := filepath.Join(t.TempDir(), "new", "file")

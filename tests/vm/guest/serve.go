@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -127,19 +128,23 @@ func run(f *frames, args []string) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	go obey(f, cmd.Process.Pid, stdin)
+	var ended atomic.Bool
+	go obey(f, cmd.Process.Pid, &ended, stdin)
+	defer ended.Store(true)
 	return status(cmd.Wait())
 }
 
 // obey passes on input and signals until the client goes away, and then kills
-// the command's process group. By then it may be long over; a process number
-// is not given again before millions of others.
-func obey(f *frames, pid int, stdin io.WriteCloser) {
+// the command's process group, if the command has not ended: what it left in
+// the background stays.
+func obey(f *frames, pid int, ended *atomic.Bool, stdin io.WriteCloser) {
 	defer stdin.Close()
 	for {
 		k, b, err := f.read()
-		if err != nil {
-			_ = unix.Kill(-pid, unix.SIGKILL)
+		if err != nil || ended.Load() {
+			if !ended.Load() {
+				_ = unix.Kill(-pid, unix.SIGKILL)
+			}
 			return
 		}
 		switch {

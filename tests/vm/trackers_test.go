@@ -1,0 +1,71 @@
+package vm
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	"migrate"
+)
+
+// at6x7 tells whether a kernel has write protection that works without a
+// reader of events, and PAGEMAP_SCAN: Linux 6.7.
+func at6x7(k Kernel) bool { return k.Label() != "6.1" }
+
+var trackers = []scenario{
+	{name: "soft-dirty shrinks", always: true, run: func(s *stage) { s.shrinks(migrate.TrackerSoftDirty) }},
+	{name: "uffd-wp shrinks", always: true, fits: func(a, _ Kernel) bool { return at6x7(a) }, run: func(s *stage) { s.shrinks(migrate.TrackerUffdWP) }},
+	{name: "soft-dirty huge pages", run: (*stage).hugePages},
+	{name: "uffd-wp falls back", fits: func(a, _ Kernel) bool { return !at6x7(a) }, run: func(s *stage) {
+		ref := s.capsule(s.a, "--memory", "16", "--dirty", "100")
+		r, _ := s.move(s.a, ref, s.b, "--tracker", "uffd-wp")
+		if r.Tracker != migrate.TrackerSoftDirty || !strings.Contains(r.TrackerWhy, "write protection") {
+			s.Errorf("tracker %s, because %q; want soft-dirty, and why", r.Tracker, r.TrackerWhy)
+		}
+	}},
+	{name: "auto", always: true, run: func(s *stage) {
+		ref := s.capsule(s.a, "--memory", "16", "--dirty", "100")
+		if r, _ := s.move(s.a, ref, s.b); r.Tracker != migrate.TrackerSoftDirty {
+			s.Errorf("tracker %s (%s), want soft-dirty on kernels that have it", r.Tracker, r.TrackerWhy)
+		}
+	}},
+}
+
+// shrinks moves 64 MiB of which a quarter is written to, and demands of every
+// round after the first that it found what was dirtied in the one before.
+func (s *stage) shrinks(tracker migrate.Tracker) {
+	const memory, hot, rate = 64 << 20 >> 12, 16 << 20 >> 12, 100 // pages, and pages a second
+	s.sh(s.a, "echo never >/sys/kernel/mm/transparent_hugepage/enabled")
+	ref := s.capsule(s.a, "--memory 64 --hot 0.25 --dirty 100 --threads 1 --children 0")
+	before := s.verify(s.a)
+	r, after := s.move(s.a, ref, s.b, "--tracker", string(tracker), "--downtime-limit", "1ms", "--max-rounds", "4")
+	if r.Tracker != tracker {
+		s.Fatalf("tracker %s (%s), want %s", r.Tracker, r.TrackerWhy, tracker)
+	}
+	if len(r.Rounds) < 3 || r.Rounds[0].Dirty() < memory {
+		s.Fatalf("rounds %+v", r.Rounds)
+	}
+	// What was written in truth: an emulated processor may not come up to the rate.
+	real := float64(after.PagesDirtied-before.PagesDirtied) / (time.Duration(after.Mono-before.Mono) - time.Duration(r.Downtime)).Seconds()
+	for i, round := range r.Rounds[1:] {
+		between := time.Duration(r.Rounds[i].Duration).Seconds()
+		want := hot * (1 - math.Exp(-real*between/hot)) // of random pages, some are the same
+		s.Logf("round %d: %d pages, of %.0f that were dirtied in %.1f s at %.0f a second (asked for %d)", round.Round, round.Dirty(), want, between, real, rate)
+		if got := float64(round.Dirty()); got > hot*1.2+overhead || math.Abs(got-want) > 0.2*want+overhead {
+			s.Errorf("round %d found %d dirty pages, want %.0f", round.Round, round.Dirty(), want)
+		}
+	}
+}
+
+// overhead is how many pages the workload's own runtime dirties in a round.
+const overhead = 400
+
+// hugePages moves memory in huge pages, of which one written byte dirties 2 MiB.
+func (s *stage) hugePages() {
+	s.sh(s.a, "echo always >/sys/kernel/mm/transparent_hugepage/enabled")
+	ref := s.capsule(s.a, "--memory 64 --hot 0.25 --dirty 100 --threads 1 --children 0")
+	r, _ := s.move(s.a, ref, s.b, "--tracker", "soft-dirty")
+	if r.Tracker != migrate.TrackerSoftDirty || len(r.Rounds) < 2 {
+		s.Fatalf("tracker %s, rounds %+v", r.Tracker, r.Rounds)
+	}
+}
