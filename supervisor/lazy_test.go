@@ -17,6 +17,7 @@ import (
 	"migrate/criu"
 	"migrate/internal/fill"
 	"migrate/internal/lazymap"
+	"migrate/workload/cgroup"
 )
 
 // lazyDumped starts a workload of size MiB on a host of its own and takes it away as
@@ -150,7 +151,7 @@ func TestLazy(t *testing.T) {
 			if !f.Complete || f.Done != f.Total || f.Total < 100<<20 {
 				t.Errorf("fill = %+v", f)
 			}
-			ordinary(t, state(t, c).Root, d.images)
+			h.ordinary(name, d.images)
 		})
 	}
 }
@@ -174,17 +175,10 @@ func (h *testHost) checkDone(name string) {
 }
 
 // ordinary checks that nothing of a lazy restore is left.
-func ordinary(t *testing.T, root int, images string) {
+func (h *testHost) ordinary(name, images string) {
+	t := h.t
 	t.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", root))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(maps)) {
-		if strings.HasPrefix(line, "VmFlags:") && strings.Contains(line, " um") {
-			t.Fatalf("a mapping still has a userfaultfd: %s", line)
-		}
-	}
+	h.noUserfaultfd(name)
 	stores, _ := filepath.Glob(filepath.Join(images, "store-*"))
 	for _, s := range stores {
 		var st unix.Stat_t
@@ -194,6 +188,30 @@ func ordinary(t *testing.T, root int, images string) {
 	}
 	if _, err := os.Stat(filepath.Join(images, "lazy.map")); err == nil {
 		t.Error("the map of a store that was used up is left")
+	}
+}
+
+// noUserfaultfd looks at the mappings of a whole tree (proc(5), VmFlags).
+func (h *testHost) noUserfaultfd(name string) {
+	h.t.Helper()
+	g, err := cgroup.Open(h.record(name).Cgroup)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	pids, err := g.Procs()
+	if err != nil || len(pids) < 1 {
+		h.t.Fatalf("processes %v, %v", pids, err)
+	}
+	for _, pid := range pids {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(maps)) {
+			if strings.HasPrefix(line, "VmFlags:") && strings.Contains(line, " um") {
+				h.t.Fatalf("process %d still has a userfaultfd: %s", pid, line)
+			}
+		}
 	}
 }
 
@@ -283,7 +301,7 @@ func stoppedHalfway(t *testing.T, name string) (h *testHost, c *Client, act stri
 
 func TestSupervisorKilledFilling(t *testing.T) {
 	name := n("s-sk")
-	_, c, act, filler, keeper := stoppedHalfway(t, name)
+	h, c, act, filler, keeper := stoppedHalfway(t, name)
 	st := state(t, c)
 	root := st.Root
 	kill(t, st.PID)
@@ -302,10 +320,7 @@ func TestSupervisorKilledFilling(t *testing.T) {
 		b, _ := os.ReadFile(act + ".out")
 		return strings.Contains(string(b), "all is well")
 	})
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", root))
-	if err != nil || strings.Contains(string(b), " um ") {
-		t.Errorf("it still has a userfaultfd: %v", err)
-	}
+	h.noUserfaultfd(name + "-b")
 }
 
 func TestKeeperKilled(t *testing.T) {
@@ -466,5 +481,5 @@ func TestLazyProcess(t *testing.T) {
 		b, _ := os.ReadFile(out)
 		return strings.Contains(string(b), "all is well")
 	})
-	ordinary(t, state(t, c).Root, d.images)
+	h.ordinary(name, d.images)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
@@ -102,6 +103,7 @@ func lazyLoad(args []string) {
 			panic(err)
 		}
 	}
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // one of these tests kills the reader
 	fmt.Println("ready")
 	waitFor(args[1])
 	begin := time.Now()
