@@ -3,32 +3,27 @@ package criu
 import (
 	"bufio"
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // LazyPages tells which pages of a task may be restored after it runs: those
 // that CRIU gives with [PageLazy]. In a listing dump it does not say.
 //
-// That is private anonymous memory that is neither locked nor the kernel's own,
-// save for the page that the stack pointer of each thread points to (mem.c:
-// vma_entry_can_be_lazy, is_stack). Huge pages are never listed.
+// That is private anonymous memory that is neither locked nor the kernel's own
+// (include/vma.h: vma_entry_can_be_lazy). Huge pages are never listed.
 type LazyPages struct {
-	spans  []span   // lazy, in rising order
-	stacks []uint64 // pages within them that are not, in rising order
+	spans []span // lazy, in rising order
 }
 
 type span struct{ start, end uint64 }
 
-// ReadLazyPages looks at a task all of whose threads are stopped, by CRIU or by
-// a freezer, and not yet infected by CRIU: in the [QueryExtFiles] hook at the
-// latest. pid is in this process's PID namespace.
+// ReadLazyPages looks at a task whose mappings do not change any more. pid is in
+// this process's PID namespace.
 func ReadLazyPages(pid int) (LazyPages, error) {
 	l, err := readLazyPages(fmt.Sprintf("/proc/%d", pid))
 	if err != nil {
@@ -52,10 +47,7 @@ func readLazyPages(proc string) (l LazyPages, err error) {
 		return l, err
 	}
 	defer f.Close()
-	if l.spans, err = lazySpans(f); err != nil {
-		return l, err
-	}
-	l.stacks, err = stackPages(proc)
+	l.spans, err = lazySpans(f)
 	return l, err
 }
 
@@ -96,32 +88,6 @@ func isLazy(w []string) bool {
 	return name == "" || name == "[heap]" || name == "[stack]" || strings.HasPrefix(name, "[anon:")
 }
 
-// stackPages returns the page of each thread's stack pointer, which proc(5) has
-// in the last but one number of "syscall".
-func stackPages(proc string) (pages []uint64, err error) {
-	threads, err := os.ReadDir(proc + "/task")
-	if err != nil {
-		return nil, err
-	}
-	for _, thread := range threads {
-		b, err := os.ReadFile(proc + "/task/" + thread.Name() + "/syscall")
-		if err != nil {
-			return nil, err
-		}
-		w := strings.Fields(string(b))
-		if len(w) < 3 {
-			return nil, errors.New("thread " + thread.Name() + " is not stopped")
-		}
-		sp, err := strconv.ParseUint(strings.TrimPrefix(w[len(w)-2], "0x"), 16, 64)
-		if err != nil {
-			return nil, err
-		}
-		pages = append(pages, sp&^(PageSize-1))
-	}
-	slices.Sort(pages)
-	return slices.Compact(pages), nil
-}
-
 // Cut cuts a run of pages in front: its first n are all lazy, or all not. n is
 // at least 1 if pages is.
 func (l LazyPages) Cut(address, pages uint64) (n uint64, lazy bool) {
@@ -136,13 +102,5 @@ func (l LazyPages) Cut(address, pages uint64) (n uint64, lazy bool) {
 		}
 		return (end - address) / PageSize, false
 	}
-	end = min(end, l.spans[i].end)
-	j, onStack := slices.BinarySearch(l.stacks, address)
-	if onStack {
-		return 1, false
-	}
-	if j < len(l.stacks) {
-		end = min(end, l.stacks[j])
-	}
-	return (end - address) / PageSize, true
+	return (min(end, l.spans[i].end) - address) / PageSize, true
 }

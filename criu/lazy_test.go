@@ -31,7 +31,7 @@ func TestLazySpans(t *testing.T) {
 }
 
 func TestLazyCut(t *testing.T) {
-	l := LazyPages{spans: []span{{0x500000, 0x504000}, {0x504000, 0x506000}, {0xa00000, 0xa01000}}, stacks: []uint64{0x502000, 0xa00000}}
+	l := LazyPages{spans: []span{{0x500000, 0x504000}, {0x504000, 0x506000}, {0xa00000, 0xa01000}}}
 	for _, test := range []struct {
 		address, pages, n uint64
 		lazy              bool
@@ -39,12 +39,11 @@ func TestLazyCut(t *testing.T) {
 		{0x400000, 1, 1, false},
 		{0x4ff000, 9, 1, false},
 		{0x500000, 1, 1, true},
-		{0x500000, 9, 2, true},
-		{0x502000, 9, 1, false},
+		{0x500000, 9, 4, true},
 		{0x503000, 9, 1, true},
 		{0x504000, 9, 2, true},
 		{0x506000, 1 << 50, 0x4fa, false},
-		{0xa00000, 1, 1, false},
+		{0xa00000, 9, 1, true},
 		{0xa01000, 7, 7, false},
 	} {
 		if n, lazy := l.Cut(test.address, test.pages); n != test.n || lazy != test.lazy {

@@ -218,8 +218,13 @@ func (d *dump) examine(ctx context.Context, tasks []predump.Task, code codePages
 			return t, fmt.Errorf("last look at what changed: %w", err)
 		}
 	}
-	t.lazy, err = findLazy(tasks)
-	return t, err
+	t.lazy = map[uint64]criu.LazyPages{}
+	for _, task := range tasks {
+		if t.lazy[uint64(task.VPID)], err = criu.ReadLazyPages(task.PID); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
 }
 
 // afterDump runs while CRIU holds in post-dump: all images are written and

@@ -34,7 +34,7 @@ type finalSink struct {
 // frozenTree is what is known of the tree once it is frozen.
 type frozenTree struct {
 	clean predump.Frozen
-	lazy  lazyRanges
+	lazy  map[uint64]criu.LazyPages // by image; where CRIU lists pages it does not say so itself
 	read  pages.Reader
 }
 
@@ -62,7 +62,7 @@ func (f *finalSink) Extent(e criu.Extent, r io.Reader) error {
 		n, clean := tree.clean.Clean(im, e.Address, e.Pages)
 		flags := e.Flags
 		if !present {
-			n, flags = tree.lazy.cut(im.ID, e.Address, n)
+			n, flags = listed(tree.lazy[im.ID], e.Address, n)
 		}
 		if err := f.pages(im, e.Address, n, flags, clean, present, r); err != nil {
 			return err
@@ -72,6 +72,16 @@ func (f *finalSink) Extent(e criu.Extent, r io.Reader) error {
 		e.Pages -= n
 	}
 	return nil
+}
+
+// listed returns how many of some listed pages are of one kind, and the flags
+// that CRIU would have sent them with.
+func listed(l criu.LazyPages, address, pages uint64) (uint64, criu.PageFlags) {
+	n, lazy := l.Cut(address, pages)
+	if lazy {
+		return n, criu.PagePresent | criu.PageLazy
+	}
+	return n, criu.PagePresent
 }
 
 // pages lists some pages of one kind.
