@@ -114,7 +114,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	v.sending = v.path.Begin(ctx, out, d.round)
 	d.sink = &finalSink{
 		final: v.sending.Final(d.read), frozen: sync.OnceValues(d.look), parent: d.inParent,
-		done: &v.events.done, verify: v.opts.Verify,
+		done: &v.events.done, verify: v.opts.Verify, changed: v.parent != "",
 	}
 	go func() {
 		defer close(d.served)

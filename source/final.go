@@ -26,9 +26,12 @@ type finalSink struct {
 	parent func(criu.PageImage) bool  // whether CRIU may list this image instead of sending it
 	done   *atomic.Uint64             // bytes of memory handled
 	verify bool
-	list   []criu.Extent // what was listed, for verify
-	sums   []sum         // of content that cannot be read again, for verify
-	skip   []byte
+	// changed: CRIU sends only what has changed, since it was given a parent, and
+	// the tracker is not asked about that.
+	changed bool
+	list    []criu.Extent // what was listed, for verify
+	sums    []sum         // of content that cannot be read again, for verify
+	skip    []byte
 }
 
 // frozenTree is what is known of the tree once it is frozen.
@@ -59,8 +62,10 @@ func (f *finalSink) Extent(e criu.Extent, r io.Reader) error {
 	im := predump.Image{Type: uint8(e.Image.Type), ID: e.Image.ID}
 	present := e.Flags&criu.PagePresent != 0
 	for e.Pages > 0 {
-		n, clean := tree.clean.Clean(im, e.Address, e.Pages)
-		flags := e.Flags
+		n, clean, flags := e.Pages, false, e.Flags
+		if !present || !f.changed {
+			n, clean = tree.clean.Clean(im, e.Address, e.Pages)
+		}
 		if !present {
 			n, flags = listed(tree.lazy[im.ID], e.Address, n)
 		}

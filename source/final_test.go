@@ -106,6 +106,28 @@ func TestFinalSink(t *testing.T) {
 	}
 }
 
+// TestFinalSinkChanged sends what CRIU sends because it changed, whatever the
+// tracker knows of it: soft-dirty's word is only about what CRIU lists.
+func TestFinalSinkChanged(t *testing.T) {
+	out := &pieces{}
+	s := newSink(t, out, frozenTree{clean: cleanFrom(0), lazy: lazyRanges{}, read: readMemory})
+	s.changed = true
+	im := criu.PageImage{Type: criu.TaskImage, ID: 7}
+	err := errors.Join(
+		s.Extent(criu.Extent{Image: im, Address: 0x10000, Pages: 3, Flags: criu.PagePresent}, bytes.NewReader(memory(0x10000, 3))),
+		s.Extent(criu.Extent{Image: im, Address: 0x20000, Pages: 5, Flags: criu.PageParent}, &bytes.Reader{}),
+	)
+	if _, ferr := s.final.Finish(); err != nil || ferr != nil {
+		t.Fatal(err, ferr)
+	}
+	if !bytes.Equal(out.data, memory(0x10000, 3)) {
+		t.Errorf("%d bytes of content left, want the three pages that changed", len(out.data))
+	}
+	if got, want := describe(out.list), []string{"kind 1 flags 4: 3 at 0x10000", "kind 3 flags 4: 5 at 0x20000"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 // describe joins neighbours, which batches may cut anywhere.
 func describe(list []transport.Piece) (out []string) {
 	for i := 0; i < len(list); {
