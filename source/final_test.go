@@ -110,7 +110,7 @@ func TestFinalSink(t *testing.T) {
 // tracker knows of it: soft-dirty's word is only about what CRIU lists.
 func TestFinalSinkChanged(t *testing.T) {
 	out := &pieces{}
-	s := newSink(t, out, frozenTree{clean: cleanFrom(0), lazy: lazyRanges{}, read: readMemory})
+	s := newSink(t, out, frozenTree{clean: cleanFrom(0), read: readMemory})
 	s.changed = true
 	im := criu.PageImage{Type: criu.TaskImage, ID: 7}
 	err := errors.Join(
