@@ -12,6 +12,7 @@ import (
 
 var links = []scenario{
 	{name: "link down in pre-copy", always: true, run: (*stage).linkDown},
+	{name: "link lost in pre-copy", run: (*stage).linkLost},
 	{name: "delay 50 ms", run: func(s *stage) { s.shaped("delay 50ms") }},
 	{name: "loss 1 %", run: func(s *stage) { s.shaped("loss 1%") }},
 	{name: "rate 100 Mbit/s", run: func(s *stage) { s.shaped("rate 100mbit") }},
@@ -29,7 +30,51 @@ func (s *stage) shaped(netem string) {
 // workload is left running where it was.
 func (s *stage) linkDown() {
 	ref := s.capsule(s.a, "--memory", "32", "--dirty", "50", "--fill", "random")
-	w := watcher{phase: "pre-copy", seen: make(chan struct{})}
+	r, code := s.moveWhile(ref, "pre-copy", func() { s.cut(s.b) })
+	if code != 4 || r.Status != migrate.StatusFailed || r.Owner != migrate.OwnerSource {
+		s.Fatalf("status %d, report %+v", code, r)
+	}
+	s.verify(s.a)
+	s.join(s.b)
+	s.eventually("the target has dropped what it received", func() bool {
+		out, _ := s.b.Output(s.Context(), "sh", "-c", "pgrep -x testload; find /run/migrate/store -mindepth 1; true")
+		return strings.TrimSpace(out) == ""
+	})
+}
+
+// linkLost takes the target's link away for longer than the hosts wait for each
+// other, while memory is copied: the move is taken up again.
+func (s *stage) linkLost() {
+	ref := s.capsule(s.a, "--memory", "32", "--dirty", "50", "--fill", "random")
+	r, code := s.moveWhile(ref, "pre-copy", func() {
+		s.cut(s.b)
+		time.Sleep(10 * time.Second)
+		s.join(s.b)
+	})
+	if code != 0 || r.Status != migrate.StatusCompleted || r.Redials == 0 {
+		s.Fatalf("status %d, report %+v", code, r)
+	}
+	s.verify(s.b)
+}
+
+func (s *stage) cut(m *Machine) {
+	if err := s.set.Cut(m); err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { s.join(m) })
+}
+
+func (s *stage) join(m *Machine) {
+	if err := s.set.Join(m); err != nil {
+		s.Error(err)
+	}
+}
+
+// moveWhile moves a workload from A to B, slowly, and calls act once the move
+// is in a phase. It returns what came of the move.
+func (s *stage) moveWhile(ref, phase string, act func()) (migrate.Report, int) {
+	s.Helper()
+	w := watcher{phase: phase, seen: make(chan struct{})}
 	done := make(chan struct{})
 	var code int
 	var err error
@@ -40,31 +85,21 @@ func (s *stage) linkDown() {
 	}()
 	select {
 	case <-w.seen:
+		act()
 	case <-done:
-		s.Fatalf("the move ended before its pre-copy: status %d, %v\n%s", code, err, w.text.String())
+		s.Fatalf("the move ended before its %s: status %d, %v\n%s", phase, code, err, w.text.String())
 	}
-	if err := s.set.Cut(s.b); err != nil {
-		s.Fatal(err)
-	}
-	defer s.set.Join(s.b)
 	select {
 	case <-done:
-	case <-time.After(3 * patience):
-		s.Fatalf("the move goes on without a link\n%s", w.text.String())
+	case <-time.After(4 * patience):
+		s.Fatal("the move goes on and on")
 	}
 	r, e := testhost.Report(w.text.String())
-	if err != nil || e != nil || code != 4 || r.Status != migrate.StatusFailed || r.Owner != migrate.OwnerSource {
-		s.Fatalf("status %d, %v, %v, report %+v", code, err, e, r)
+	if err != nil || e != nil {
+		s.Fatalf("the move: %v, %v", err, e)
 	}
 	s.row.Moves = append(s.row.Moves, moveOf(r))
-	s.verify(s.a)
-	if err := s.set.Join(s.b); err != nil {
-		s.Fatal(err)
-	}
-	s.eventually("the target has dropped what it received", func() bool {
-		out, _ := s.b.Output(s.Context(), "sh", "-c", "pgrep -x testload; find /run/migrate/store -mindepth 1; true")
-		return strings.TrimSpace(out) == ""
-	})
+	return r, code
 }
 
 func (s *stage) eventually(what string, done func() bool) {

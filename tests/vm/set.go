@@ -146,7 +146,6 @@ func (s *Set) bootOne(ctx context.Context, m *Machine, d Definition, im Image, b
 	if err := writeInitrd(initrd, m.Kernel, filepath.Join(bin, "guest")); err != nil {
 		return err
 	}
-	defer os.Remove(initrd)
 	args := arguments(d, m.Host, m.Kernel, im, initrd, m.console)
 	err := m.boot(ctx, s.netns, args)
 	if errors.Is(err, errPanic) {

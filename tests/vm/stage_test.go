@@ -2,8 +2,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -159,17 +157,4 @@ func (s *stage) explain() {
 		}
 		s.Logf("=== %s\n%s%s", m.Name, stdout, stderr)
 	}
-}
-
-// workloads returns what "migrate ps" says.
-func (s *stage) workloads(m *Machine) (names []string) {
-	s.Helper()
-	for line := range strings.Lines(s.sh(m, "migrate ps --json")) {
-		var w struct{ Name, State string }
-		if err := json.Unmarshal([]byte(line), &w); err != nil {
-			s.Fatal(err)
-		}
-		names = append(names, fmt.Sprintf("%s %s", w.Name, w.State))
-	}
-	return names
 }

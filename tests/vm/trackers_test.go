@@ -57,8 +57,8 @@ func (s *stage) shrinks(tracker migrate.Tracker) {
 	}
 }
 
-// overhead is how many pages the workload's own runtime dirties in a round.
-const overhead = 400
+// overhead is how many pages the workload's own runtime may dirty in a round.
+const overhead = 200
 
 // hugePages moves memory in huge pages, of which one written byte dirties 2 MiB.
 func (s *stage) hugePages() {

@@ -75,7 +75,7 @@ func put(f *frames, path string, mode os.FileMode) (err error) {
 	defer func() {
 		tmp.Close()
 		if err != nil {
-			os.Remove(tmp.Name())
+			err = errors.Join(err, os.Remove(tmp.Name()))
 		}
 	}()
 	if err := receive(f, tmp); err != nil {
