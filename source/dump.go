@@ -79,7 +79,7 @@ type dump struct {
 	round   int
 	beside  errgroup.Group // what is done while CRIU dumps
 	frozen  migrate.Workload
-	tree    chan lookedAt // what is known once the tree is frozen
+	tree    chan lookedAt // what is known once the tree is frozen: from examine, and from stop
 }
 
 type lookedAt struct {
@@ -93,7 +93,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	child, err := v.tool.Start(ctx, criu.ChildOptions{Files: []*os.File{theirs}, Listing: v.listing, Logger: v.log})
+	child, err := v.startCRIU(ctx, theirs)
 	theirs.Close()
 	if err != nil {
 		ours.Close()
@@ -105,15 +105,14 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 		return nil, errors.Join(err, child.Close())
 	}
 	d := &dump{
-		move: v, child: child, conn: ours, served: make(chan struct{}), tree: make(chan lookedAt, 1),
+		move: v, child: child, conn: ours, served: make(chan struct{}), tree: make(chan lookedAt, 2),
 		round: len(v.report.Rounds) + 1, wire: v.wire(), options: v.dumpOptions(),
 	}
 	if v.parent != "" {
 		d.options.TrackMem, d.options.Parent = true, v.parent
 	}
-	v.sending = v.path.Begin(ctx, out, d.round)
 	d.sink = &finalSink{
-		final: v.sending.Final(d.read), frozen: sync.OnceValues(d.look), parent: d.inParent,
+		final: v.path.BeginFinal(ctx, out, d.round, d.read), frozen: sync.OnceValues(d.look), parent: d.inParent,
 		done: &v.events.done, verify: v.opts.Verify, changed: v.parent != "",
 	}
 	go func() {
@@ -122,6 +121,18 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	}()
 	v.events.round(d.round, v.facts.MemoryBytes)
 	return d, nil
+}
+
+// startCRIU starts a CRIU that lists pages, if it can do so after all.
+func (v *move) startCRIU(ctx context.Context, pageSocket *os.File) (*criu.Child, error) {
+	o := criu.ChildOptions{Files: []*os.File{pageSocket}, Listing: v.listing, Logger: v.log}
+	child, err := v.tool.Start(ctx, o)
+	if err == nil || !v.listing || ctx.Err() != nil {
+		return child, err
+	}
+	v.log.Warn("CRIU will send every page to us", "cause", err)
+	v.listing, o.Listing = false, false
+	return v.tool.Start(ctx, o)
 }
 
 // inParent tells whether CRIU may list the pages of an image in place of
@@ -166,12 +177,9 @@ const seizeTimeout = 10 * time.Second
 // went wrong there was told where it mattered.
 func (d *dump) stop() {
 	d.conn.Close()
-	select {
-	case d.tree <- lookedAt{err: errors.New("the dump has ended")}: // nobody may wait for it
-	default:
-	}
+	d.tree <- lookedAt{err: errors.New("the dump has ended")}
 	<-d.served
-	_, _ = d.sending.Finish()
+	_, _ = d.sink.final.Finish()
 	_ = d.beside.Wait()
 }
 
@@ -265,7 +273,7 @@ func (d *dump) ship(ctx context.Context) error {
 	if err := d.session.Send(ctx, roundEnd(d.round, digests, true)); err != nil {
 		return err
 	}
-	r := d.sending.Stats()
+	r := d.sink.final.Stats()
 	r.Final = true
 	d.addRound(d.timed(r, d.frozenSince, d.wire))
 	d.enter(migrate.Restore)

@@ -54,7 +54,7 @@ func newSink(t *testing.T, out pages.Out, tree frozenTree) *finalSink {
 	}
 	t.Cleanup(func() { path.Close() })
 	return &finalSink{
-		final: path.Begin(t.Context(), out, 1).Final(tree.read), frozen: func() (frozenTree, error) { return tree, nil },
+		final: path.BeginFinal(t.Context(), out, 1, tree.read), frozen: func() (frozenTree, error) { return tree, nil },
 		done: new(atomic.Uint64), parent: func(criu.PageImage) bool { return true },
 	}
 }

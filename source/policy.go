@@ -24,20 +24,32 @@ func (v *move) decideNext(ctx context.Context, r migrate.Round) (done bool, err 
 		v.report.Expected = r.Expected
 	}
 	v.addRound(r)
-	if v.hurry.Err() != nil {
-		return true, nil
-	}
 	decision, percent, why := predump.Decide(s, v.settings.limits())
+	if context.Cause(v.hurry) != nil {
+		decision, why = predump.Freeze, "time for pre-copy is up"
+	}
 	v.log.Info("policy", "decision", decision, "why", why)
 	switch decision {
 	case predump.Freeze:
 		return true, nil
 	case predump.Cancel:
-		return true, errTimeout
+		return true, &notConverging{why}
 	case predump.Throttle:
 		v.slowDown(ctx, percent)
 	}
 	return false, nil
+}
+
+// notConverging is the policy's word that the limits cannot be kept.
+type notConverging struct{ why string }
+
+func (n *notConverging) Error() string { return "pre-copy does not converge: " + n.why }
+
+func (n *notConverging) Failure() migrate.Failure {
+	return migrate.Failure{
+		What: "pre-copy does not converge", Cause: n.why,
+		Advice: "slow the workload with --auto-converge, allow more with --downtime-limit or --bandwidth, or take what it takes with --timeout-action suspend",
+	}
 }
 
 func (v *move) policyState(r migrate.Round) predump.State {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/internal/background"
 	"migrate/predump"
 	"migrate/source/pages"
 	"migrate/transport"
@@ -68,7 +69,7 @@ func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
 	}
 	v.sending = v.path.Begin(ctx, out, n)
 	reading, stop := v.untilHurry(ctx)
-	passed, err := v.tracker.Round(reading, v.tasks, progressSink{v.sending, v.events})
+	passed, err := v.read(reading)
 	stop()
 	if errors.Is(err, errHurry) && ctx.Err() == nil {
 		err = nil // what is left goes with the last round
@@ -83,6 +84,20 @@ func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
 	r := v.sending.Stats()
 	r.Unchanged, r.Pages, r.Throttle = passed.Unchanged, passed.Pages, v.slower.percent
 	return v.timed(r, begun, wire), nil
+}
+
+// read has the tracker read what changed. CRIU, which one of them starts, holds
+// the workload meanwhile and must not be slow.
+func (v *move) read(ctx context.Context) (s predump.Stats, err error) {
+	run := background.Run
+	if v.tracker.Name() == migrate.TrackerSoftDirty {
+		run = func(f func() error) error { return f() }
+	}
+	err = run(func() (err error) {
+		s, err = v.tracker.Round(ctx, v.tasks, progressSink{v.sending, v.events})
+		return err
+	})
+	return s, err
 }
 
 // expectedBytes is about what the next round has to look at.

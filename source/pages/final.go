@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -30,8 +31,11 @@ type op struct {
 	sum   bool   // tell the target what they must be
 }
 
-// Final begins the last round. read is called from several goroutines.
-func (r *Round) Final(read Reader) *Final { return &Final{Round: r, read: read} }
+// BeginFinal begins the last round, as [Path.Begin] does the others. read is
+// called from several goroutines.
+func (p *Path) BeginFinal(ctx context.Context, out Out, n int, read Reader) *Final {
+	return &Final{Round: p.begin(ctx, out, n, func(f func() error) error { return f() }), read: read}
+}
 
 // Have lists pages that the target has. flags are CRIU's.
 func (f *Final) Have(im predump.Image, address, pages uint64, flags uint8) error {

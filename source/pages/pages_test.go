@@ -189,7 +189,7 @@ func TestRounds(t *testing.T) {
 		if cache == 0 && deltas > 0 || cache > 1<<20 && deltas == 0 || copies == 0 {
 			t.Errorf("cache of %d: %d differences, %d copies", cache, deltas, copies)
 		}
-		f := p.Begin(t.Context(), o, 12).Final(w.read)
+		f := p.BeginFinal(t.Context(), o, 12, w.read)
 		for i := range w.pages() { // nobody vouches for anything
 			if err := f.Unsure(image, w.base+uint64(i)*pageSize, 1, 4, nil); err != nil {
 				t.Fatal(err)
@@ -222,7 +222,7 @@ func TestFinalContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &target{t: t, pages: map[place][]byte{}}
-	f := p.Begin(t.Context(), o, 1).Final(nil)
+	f := p.BeginFinal(t.Context(), o, 1, nil)
 	if err := f.Unsure(image, w.base, uint64(w.pages()), 6, bytes.NewReader(w.memory)); err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestFailedFill(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := errors.New("broken")
-	f := p.Begin(t.Context(), &target{t: t, pages: map[place][]byte{}}, 1).Final(func(predump.Image, uint64, []byte) error { return broken })
+	f := p.BeginFinal(t.Context(), &target{t: t, pages: map[place][]byte{}}, 1, func(predump.Image, uint64, []byte) error { return broken })
 	for i := range uint64(1000) {
 		if err = f.Unsure(image, i*batchBytes, batchPages, 4, nil); err != nil {
 			break

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"migrate"
+	"migrate/internal/background"
 	"migrate/predump"
 	"migrate/transport"
 )
@@ -18,11 +19,15 @@ type Round struct {
 	sent spans
 }
 
-// Begin begins round n (from 1) on out. Callers must call Finish, also after an
-// error.
+// Begin begins round n (from 1) on out. Its encoders give way to the workload,
+// which runs. Callers must call Finish, also after an error.
 func (p *Path) Begin(ctx context.Context, out Out, n int) *Round {
+	return p.begin(ctx, out, n, background.Run)
+}
+
+func (p *Path) begin(ctx context.Context, out Out, n int, run func(func() error) error) *Round {
 	r := &Round{path: p, raw: new(transport.Batch)}
-	r.sender = newSender(ctx, p, out, n)
+	r.sender = newSender(ctx, p, out, n, run)
 	return r
 }
 

@@ -48,8 +48,8 @@ type job struct {
 	ready chan struct{}
 }
 
-// newSender starts the workers.
-func newSender(ctx context.Context, p *Path, out Out, round int) *sender {
+// newSender starts the workers. run runs each encoder.
+func newSender(ctx context.Context, p *Path, out Out, round int, run func(func() error) error) *sender {
 	workers := runtime.GOMAXPROCS(0)
 	group, inner := errgroup.WithContext(ctx)
 	s := &sender{
@@ -60,7 +60,7 @@ func newSender(ctx context.Context, p *Path, out Out, round int) *sender {
 	}
 	s.over = sync.OnceValues(s.conclude)
 	for range workers {
-		group.Go(s.encode)
+		group.Go(func() error { return run(s.encode) })
 	}
 	group.Go(s.write)
 	return s
