@@ -60,12 +60,20 @@ func (s *stage) shrinks(tracker migrate.Tracker) {
 // overhead is how many pages the workload's own runtime may dirty in a round.
 const overhead = 200
 
-// hugePages moves memory in huge pages, of which one written byte dirties 2 MiB.
+// hugePages moves memory in huge pages, of which one written byte dirties
+// 2 MiB: more is looked at, but not more is sent.
 func (s *stage) hugePages() {
 	s.sh(s.a, "echo always >/sys/kernel/mm/transparent_hugepage/enabled")
 	ref := s.capsule(s.a, "--memory 64 --hot 0.25 --dirty 100 --threads 1 --children 0")
-	r, _ := s.move(s.a, ref, s.b, "--tracker", "soft-dirty")
-	if r.Tracker != migrate.TrackerSoftDirty || len(r.Rounds) < 2 {
+	r, _ := s.move(s.a, ref, s.b, "--tracker", "soft-dirty", "--downtime-limit", "1ms", "--max-rounds", "3")
+	if r.Tracker != migrate.TrackerSoftDirty || len(r.Rounds) < 3 {
 		s.Fatalf("tracker %s, rounds %+v", r.Tracker, r.Rounds)
+	}
+	for _, round := range r.Rounds[1 : len(r.Rounds)-1] {
+		written := 100*1.2*time.Duration(r.Rounds[round.Round-2].Duration).Seconds() + overhead
+		s.Logf("round %d looked at %d pages and sent %d", round.Round, round.Pages, round.Dirty())
+		if round.Pages < 2*round.Dirty() || float64(round.Dirty()) > written {
+			s.Errorf("round %d: %d of %d pages were sent, at most %.0f were written", round.Round, round.Dirty(), round.Pages, written)
+		}
 	}
 }
