@@ -149,7 +149,7 @@ func (e *storeError) Failure() migrate.Failure {
 	case errors.Is(e.err, syscall.ENOSPC):
 		return migrate.Failure{What: "no space left in the target's store", Cause: e.err.Error(), Advice: "give the agent there a larger --store"}
 	case errors.Is(e.err, pagestore.ErrFull):
-		return migrate.Failure{What: "the workload has grown too much since preflight", Cause: e.err.Error(), Advice: "move it again"}
+		return migrate.Failure{What: "the workload has grown too much since preflight", Cause: e.err.Error(), Advice: "free memory there or give the agent a larger --store, then move again, or choose another target"}
 	}
 	return transport.Failure(e.err)
 }

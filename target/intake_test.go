@@ -65,7 +65,7 @@ func newBench(t *testing.T) *bench {
 		log: slog.New(slog.DiscardHandler), journal: j, live: map[migrate.ID]*receiver{}, costs: newCosts(),
 	}
 	b.r = a.newReceiver(migrate.NewID(), transport.Offer{Options: migrate.Options{}.WithDefaults()})
-	if b.r.store, err = pagestore.New(t.TempDir(), 64<<20, false); err != nil {
+	if b.r.store, err = pagestore.New(t.TempDir(), 64<<20, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.listener, err = transport.Listen("127.0.0.1:0", a.sessions())

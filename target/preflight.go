@@ -103,29 +103,3 @@ func kernelOlder(a, b string) bool {
 	fmt.Sscanf(b, "%d.%d", &b1, &b2)
 	return a1 < b1 || a1 == b1 && a2 < b2
 }
-
-// room tells whether a workload's memory fits: once in the store, and once
-// restored, less what other migrations under way have been promised.
-func (a *Agent) room(w migrate.Workload, here migrate.Host) *migrate.Finding {
-	a.mu.Lock()
-	reserved := a.reserved
-	a.mu.Unlock()
-	need := reservation(w.MemoryBytes)
-	switch {
-	case 2*need+reserved > here.MemoryAvailable:
-		return &migrate.Finding{
-			Code: "memory", What: fmt.Sprintf("%s has %d MiB of memory free, %d MiB of it promised; the move needs %d MiB", here.Name, here.MemoryAvailable>>20, reserved>>20, 2*need>>20),
-			Advice: "free memory there, or choose another target",
-		}
-	case need+reserved > here.StoreAvailable:
-		return &migrate.Finding{
-			Code: "store", What: fmt.Sprintf("the store on %s has %d MiB free, %d MiB of it promised; the move needs %d MiB", here.Name, here.StoreAvailable>>20, reserved>>20, need>>20),
-			Advice: "give the agent a larger --store, or remove what an aborted move left there with \"migrate recover\"",
-		}
-	}
-	return nil
-}
-
-// reservation is the store that a workload of this size may take: it may grow
-// while it is copied.
-func reservation(memory uint64) uint64 { return memory + memory/4 + 64<<20 }

@@ -1,7 +1,10 @@
 package target
 
 import (
+	"log/slog"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,5 +126,65 @@ func TestRoom(t *testing.T) {
 				t.Errorf("room() = %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestGrow has workloads grow during their moves: they get what is free, and
+// not what was promised to others.
+func TestGrow(t *testing.T) {
+	store := t.TempDir()
+	a := &Agent{cfg: Config{Store: store}, log: slog.New(slog.DiscardHandler)}
+	here, err := a.free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grower := func() *receiver {
+		r := a.newReceiver(migrate.NewID(), transport.Offer{})
+		if err := os.Mkdir(r.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		r.reserved = reservation(0)
+		a.reserved += r.reserved
+		return r
+	}
+	modest, greedy := grower(), grower()
+	granted, err := modest.grow(4096)
+	if err != nil || granted < 4096 || modest.reserved != reservation(0)+granted {
+		t.Errorf("grow() = %d, %v; %d bytes are reserved", granted, err, modest.reserved)
+	}
+	for range 1000 {
+		if _, err = greedy.grow(min(here.MemoryAvailable, here.StoreAvailable) / 20); err != nil {
+			break
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), here.Name+" has ") && !strings.Contains(err.Error(), "the store on "+here.Name) {
+		t.Errorf("one that always wants more gets %v", err)
+	}
+	if greedy.reserved > here.MemoryAvailable || greedy.reserved+modest.reserved > here.StoreAvailable {
+		t.Errorf("one that always wants more has %d bytes, of %d of memory and %d of store", greedy.reserved, here.MemoryAvailable, here.StoreAvailable)
+	}
+	if a.reserved != modest.reserved+greedy.reserved {
+		t.Errorf("%d bytes are promised, to migrations that have %d and %d", a.reserved, modest.reserved, greedy.reserved)
+	}
+}
+
+// TestRoomOfWhatHasCome looks at a move that has filled a part of its
+// reservation: that part is not free any more, and not needed any more.
+func TestRoomOfWhatHasCome(t *testing.T) {
+	const gib = 1 << 30
+	here := host(func(h *migrate.Host) { h.MemoryAvailable, h.StoreAvailable = 2*gib, 2*gib })
+	for _, tt := range []struct {
+		room room
+		want bool
+	}{
+		{room{need: gib}, true},
+		{room{need: 2 * gib}, false},
+		{room{need: 2 * gib, stored: gib}, false},
+		{room{need: 2 * gib, stored: 2 * gib}, true},
+		{room{need: 2 * gib, stored: 2 * gib, promised: 1}, false},
+	} {
+		if f := tt.room.in(here); (f == nil) != tt.want {
+			t.Errorf("%+v: %+v", tt.room, f)
+		}
 	}
 }

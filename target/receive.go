@@ -262,7 +262,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 		return &storeError{err}
 	}
 	var err error
-	if r.store, err = pagestore.New(r.dir, r.reserved, r.mode == migrate.RestoreLazy); err != nil {
+	if r.store, err = pagestore.New(r.dir, r.reserved, r.mode == migrate.RestoreLazy, r.grow); err != nil {
 		return &storeError{err}
 	}
 	if len(r.offer.Init) > 0 {
@@ -277,7 +277,9 @@ func (r *receiver) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.super.Prepare(ctx, supervisor.PrepareSpec{Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool.Path})
+	return r.super.Prepare(ctx, supervisor.PrepareSpec{
+		Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool.Path, Lazy: r.mode == migrate.RestoreLazy,
+	})
 }
 
 // installInit puts the workload's own tiny init where it is on the source, if

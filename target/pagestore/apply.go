@@ -23,8 +23,8 @@ func (s *Store) apply(p transport.Piece, content []byte) error {
 	if p.Address%pageSize != 0 || p.Address+uint64(p.Pages)*pageSize < p.Address {
 		return fmt.Errorf("pages at %#x: bad address", p.Address)
 	}
-	if uint64(p.Pages) > s.limit {
-		return ErrFull // before anything is done page by page
+	if err := s.within(uint64(p.Pages)); err != nil {
+		return err // before anything is done page by page
 	}
 	switch p.Kind {
 	case transport.PieceData, transport.PieceZero, transport.PieceHave:

@@ -45,7 +45,7 @@ func BenchmarkList(b *testing.B) {
 
 func benchStore(b *testing.B) *Store {
 	b.Helper()
-	s, err := New(b.TempDir(), 64<<20, true)
+	s, err := New(b.TempDir(), 64<<20, true, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

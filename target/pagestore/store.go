@@ -14,7 +14,8 @@
 //   - All others lie in a new pages file, which grows with the list.
 //
 // Every batch comes from a peer: addresses, order, references and amounts are
-// checked, and no file grows beyond the limit given to [New].
+// checked, and no file grows beyond the limit given to [New] and what was granted
+// on top of it.
 package pagestore
 
 import (
@@ -34,11 +35,14 @@ import (
 // ErrFull means that the peer sent more than the reserved amount.
 var ErrFull = errors.New("more pages than were reserved")
 
+var errNoMore = errors.New("there is no more")
+
 // Store receives the pages of one migration. Its methods must be called from
 // one goroutine at a time, except for Pages.
 type Store struct {
 	dir      string
 	limit    uint64 // pages
+	more     More
 	lazy     bool
 	used     atomic.Uint64 // pages in all files
 	verified uint64
@@ -52,15 +56,20 @@ type key struct {
 	id   uint64
 }
 
-// New prepares dir, which must exist and be empty, for at most limit bytes.
-// lazy says how the workload will be restored.
-func New(dir string, limit uint64, lazy bool) (*Store, error) {
+// More is asked for at least so many bytes beyond the limit, and returns by how
+// many it rises, or why it cannot.
+type More func(bytes uint64) (uint64, error)
+
+// New prepares dir, which must exist and be empty, for limit bytes. When they are
+// used up, more is asked; nil has none. lazy says how the workload will be
+// restored.
+func New(dir string, limit uint64, lazy bool, more More) (*Store, error) {
 	for _, d := range []string{baseDir, ImagesDir} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	return &Store{dir: dir, limit: limit / pageSize, lazy: lazy, images: map[key]*image{}}, nil
+	return &Store{dir: dir, limit: limit / pageSize, more: more, lazy: lazy, images: map[key]*image{}}, nil
 }
 
 // Names inside a store: CRIU restores from ImagesDir.
@@ -170,9 +179,29 @@ func (s *Store) image(p transport.Piece) (*image, error) {
 }
 
 func (s *Store) reserve(pages uint64) error {
-	if pages > s.limit-s.used.Load() {
-		return ErrFull
+	if err := s.within(s.used.Load() + pages); err != nil {
+		return err
 	}
 	s.used.Add(pages)
 	return nil
 }
+
+// within sees that so many pages are within the limit.
+func (s *Store) within(pages uint64) error {
+	if pages <= s.limit {
+		return nil
+	}
+	var granted uint64
+	err := errNoMore
+	if s.more != nil {
+		granted, err = s.more((pages - s.limit) * pageSize)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %d MiB, where %d MiB are needed: %w", ErrFull, s.limit*pageSize>>20, mib(pages), err)
+	}
+	s.limit += granted / pageSize
+	return nil
+}
+
+// mib rounds up.
+func mib(pages uint64) uint64 { return (pages*pageSize + 1<<20 - 1) >> 20 }

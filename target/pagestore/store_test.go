@@ -27,7 +27,7 @@ var taskImage = criu.PageImage{Type: criu.TaskImage, ID: 7}
 
 func newStore(t *testing.T, limit uint64, lazy bool) *Store {
 	t.Helper()
-	s, err := New(t.TempDir(), limit, lazy)
+	s, err := New(t.TempDir(), limit, lazy, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,5 +256,33 @@ func TestFull(t *testing.T) {
 		if err := s.Apply(&b); !errors.Is(err, ErrFull) {
 			t.Errorf("%s: Apply() = %v, want ErrFull", name, err)
 		}
+	}
+}
+
+// TestMore fills a store beyond its limit, as far as it is given more.
+func TestMore(t *testing.T) {
+	left := uint64(3 * pageSize)
+	s, err := New(t.TempDir(), 2*pageSize, false, func(bytes uint64) (uint64, error) {
+		if bytes > left {
+			return 0, errors.New("the host has none left")
+		}
+		left -= bytes
+		return bytes, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	apply(t, s, batch(transport.PieceZero, 0x1000, 5, 0, nil))
+	if s.Pages() != 5 || left != 0 {
+		t.Errorf("%d pages stored, %d bytes left to give", s.Pages(), left)
+	}
+	b := batch(transport.PieceZero, 0x9000, 1, 0, nil)
+	err = s.Apply(&b)
+	if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "the host has none left") {
+		t.Errorf("Apply() = %v, want ErrFull and why", err)
+	}
+	if s.Pages() != 5 {
+		t.Errorf("%d pages stored, want 5", s.Pages())
 	}
 }
