@@ -33,7 +33,7 @@ func TestJSONDoc(t *testing.T) {
 		"event": migrate.Event{}, "progress": migrate.Progress{}, "result": migrate.Report{}, "round": migrate.Round{},
 		"clock": migrate.Clock{}, "phase": migrate.PhaseTiming{}, "finding": migrate.Finding{}, "failure": migrate.Failure{},
 		"check": checkResult{}, "migration": statusRow{}, "history": historyRow{}, "outcome": outcomeRow{},
-		"workload": psRow{}, "certificate": certRow{}, "version": versionRow{}, "error": failureLine{}, "settings": settingsRow{},
+		"workload": psRow{}, "certificate": certRow{}, "version": versionRow{}, "error": failureLine{}, "settings": settingsRow{}, "fill": fillRow{},
 	} {
 		want := jsonFields(reflect.TypeOf(v))
 		if got := doc[section]; !slices.Equal(got, want) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -15,7 +16,9 @@ import (
 type psOptions struct{ all bool }
 
 const psLong = `Lists the workloads that were started on this host with "migrate run", or
-arrived here: those that run, and those that ended within a day, with how.`
+arrived here: those that run, and those that ended within a day, with how. One
+that was restored lazily runs before all its memory is there: how much of it is
+filled in is shown as well.`
 
 const psExample = `  migrate ps
   migrate ps --all --json`
@@ -28,8 +31,8 @@ func newPsCommand(a *app) *cobra.Command {
 		Long:    psLong,
 		Example: psExample,
 		Args:    exactly(""),
-		RunE: func(*cobra.Command, []string) error {
-			return runPs(a, opts)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runPs(cmd.Context(), a, opts)
 		},
 	}
 	cmd.Flags().BoolVarP(&opts.all, "all", "a", false, "also those that ended longer ago")
@@ -40,7 +43,7 @@ func newPsCommand(a *app) *cobra.Command {
 // recently is for how long ended workloads are listed without being asked for.
 const recently = 24 * time.Hour
 
-func runPs(a *app, opts psOptions) error {
+func runPs(ctx context.Context, a *app, opts psOptions) error {
 	p := a.printer()
 	list, err := workload.List(a.stateDir)
 	if err != nil {
@@ -53,7 +56,7 @@ func runPs(a *app, opts psOptions) error {
 	rows := []row{}
 	for _, r := range list {
 		if opts.all || r.Ended.IsZero() || time.Since(r.Ended) < recently {
-			rows = append(rows, psRowOf(r, moves))
+			rows = append(rows, a.psRowNow(ctx, r, moves))
 		}
 	}
 	p.list([]string{"NAME", "KIND", "STATUS", "PID", "STARTED", "COMMAND"}, rows)
@@ -62,21 +65,23 @@ func runPs(a *app, opts psOptions) error {
 
 // psRow is one workload of this host.
 type psRow struct {
-	Type      string         `json:"type"` // always "workload"
-	Name      string         `json:"name"`
-	Ref       string         `json:"ref"` // as SRC of a move
-	Kind      workload.Kind  `json:"kind"`
-	State     workload.State `json:"state"`
-	Status    string         `json:"status"` // state with the circumstances, in words
-	PID       int            `json:"pid"`    // 0 if it does not run
-	Command   []string       `json:"command"`
-	Started   time.Time      `json:"started"`
-	Arrived   *time.Time     `json:"arrived,omitempty"`
-	Ended     *time.Time     `json:"ended,omitempty"`
-	ExitCode  *int           `json:"exit-code,omitempty"`
-	Signal    int            `json:"signal,omitempty"`
-	MovedTo   string         `json:"moved-to,omitempty"`
-	Migration migrate.ID     `json:"migration,omitempty"`
+	Type      string           `json:"type"` // always "workload"
+	Name      string           `json:"name"`
+	Ref       string           `json:"ref"` // as SRC of a move
+	Kind      workload.Kind    `json:"kind"`
+	State     workload.State   `json:"state"`
+	Status    string           `json:"status"` // state with the circumstances, in words
+	PID       int              `json:"pid"`    // 0 if it does not run
+	Command   []string         `json:"command"`
+	Started   time.Time        `json:"started"`
+	Arrived   *time.Time       `json:"arrived,omitempty"`
+	Ended     *time.Time       `json:"ended,omitempty"`
+	ExitCode  *int             `json:"exit-code,omitempty"`
+	Signal    int              `json:"signal,omitempty"`
+	MovedTo   string           `json:"moved-to,omitempty"`
+	Migration migrate.ID       `json:"migration,omitempty"`
+	Fill      *fillRow         `json:"fill,omitempty"`
+	Error     *migrate.Failure `json:"error,omitempty"`
 }
 
 func (r psRow) cells() []string {
@@ -87,12 +92,24 @@ func (r psRow) cells() []string {
 	return []string{r.Name, string(r.Kind), r.Status, pid, r.Started.Local().Format(time.DateTime), strings.Join(r.Command, " ")}
 }
 
-// psRowOf tells how a workload stands now; moves are all migrations of this
+// psRowNow adds what the supervisor of a workload knows to [psRowOf].
+func (a *app) psRowNow(ctx context.Context, r workload.Record, moves []journal.Record) psRow {
+	row := psRowOf(r, moves)
+	if row.State != workload.Running || row.Arrived == nil {
+		return row
+	}
+	if row.Fill, _ = a.filling(ctx, r.Name); row.Fill != nil {
+		row.Status = fmt.Sprintf("%s (%s)", row.State, row.Fill.text())
+	}
+	return row
+}
+
+// psRowOf tells how a workload stands, as far as it is on record; moves are all migrations of this
 // host, newest first.
 func psRowOf(r workload.Record, moves []journal.Record) psRow {
 	out := psRow{
 		Type: "workload", Name: r.Name, Ref: refOf(r), Kind: r.Kind, State: r.State, PID: r.LiveRoot(),
-		Command: orEmpty(r.Command), Started: r.Started, Signal: r.Signal, MovedTo: r.MovedTo, Migration: r.Migration,
+		Command: orEmpty(r.Command), Started: r.Started, Signal: r.Signal, MovedTo: r.MovedTo, Migration: r.Migration, Error: r.Failure,
 	}
 	if out.State == workload.Running && out.PID == 0 {
 		out.State = workload.Lost // its supervisor ended first, or both with the host
@@ -128,6 +145,8 @@ func movingText(m journal.Record) string {
 
 func statusText(r psRow) string {
 	switch {
+	case r.Error != nil:
+		return fmt.Sprintf("%s (killed, as its memory could not be filled in: %s)", r.State, r.Error.Cause)
 	case r.State == workload.Exited && r.Signal != 0:
 		return fmt.Sprintf("exited (signal %d)", r.Signal)
 	case r.State == workload.Exited:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"time"
 
@@ -12,8 +14,9 @@ import (
 )
 
 const statusLong = `Lists the migrations under way on this host, as a source or as a target, and
-those that a dead process left unfinished. With ID it shows that one, also if it
-is over.
+those that a dead process left unfinished. On the target that includes one whose
+workload runs and has not all its memory yet, after a lazy restore. With ID it
+shows that one, also if it is over.
 
 Exit status:
   0  done
@@ -32,15 +35,15 @@ func newStatusCommand(a *app) *cobra.Command {
 		Example:           statusExample,
 		Args:              atMostOne("ID"),
 		ValidArgsFunction: completeID(a, false),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return runStatus(a, args)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runStatus(cmd.Context(), a, args)
 		},
 	}
 	a.bindJSON(cmd.Flags())
 	return cmd
 }
 
-func runStatus(a *app, args []string) error {
+func runStatus(ctx context.Context, a *app, args []string) error {
 	p := a.printer()
 	id := ""
 	if len(args) > 0 {
@@ -55,7 +58,7 @@ func runStatus(a *app, args []string) error {
 		if id == "" && r.Phase.Over() {
 			continue
 		}
-		s := a.statusOf(j, r)
+		s := a.statusOf(ctx, j, r)
 		if s.Status == migrate.StatusInDoubt {
 			code = codeInDoubt
 		}
@@ -80,6 +83,7 @@ type statusRow struct {
 	Started  time.Time         `json:"started"`
 	Updated  time.Time         `json:"updated"`
 	Progress *migrate.Progress `json:"progress,omitempty"`
+	Fill     *fillRow          `json:"fill,omitempty"`
 	Error    *migrate.Failure  `json:"error,omitempty"`
 }
 
@@ -91,6 +95,10 @@ func (r statusRow) progressText() string {
 	switch {
 	case r.Progress != nil && r.Progress.Total > 0:
 		return progressLine(*r.Progress)
+	case r.Fill != nil:
+		return r.Fill.text()
+	case r.Phase == migrate.Done && r.Error != nil:
+		return r.Error.What
 	case !r.Phase.Over() && !r.Live:
 		return fmt.Sprintf("%s, see: migrate recover %s", r.Phase, r.ID)
 	}
@@ -98,7 +106,7 @@ func (r statusRow) progressText() string {
 }
 
 // statusOf joins what the journal holds with what a live process says.
-func (a *app) statusOf(j *journal.Journal, r journal.Record) statusRow {
+func (a *app) statusOf(ctx context.Context, j *journal.Journal, r journal.Record) statusRow {
 	alive := a.live(j, r)
 	if now, err := j.Get(r.ID, r.Side); err == nil && !alive {
 		r = now // it may have ended since r was read
@@ -112,6 +120,11 @@ func (a *app) statusOf(j *journal.Journal, r journal.Record) statusRow {
 		if g, err := source.Ask(a.runDir, r.ID, "status"); err == nil {
 			row.Progress = &g
 		}
+	}
+	if r.Side == migrate.Target && r.Phase == migrate.Finish {
+		var failure *migrate.Failure
+		row.Fill, failure = a.filling(ctx, r.Name)
+		row.Error = cmp.Or(row.Error, failure)
 	}
 	return row
 }

@@ -1,7 +1,9 @@
 package hosts
 
 import (
+	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -56,4 +58,60 @@ func TestAgentStopsWhileMemoryFills(t *testing.T) {
 	await(t, "the journal says that it is over", func() bool {
 		return strings.Contains(fmt.Sprint(records(b)), "done")
 	})
+}
+
+// TestFillIsShown stops what fills a workload's memory half way, and then kills
+// it. It is there before the freeze; "migrate ps" and "migrate status" tell how far it
+// is, and what became of the workload.
+func TestFillIsShown(t *testing.T) {
+	a, b := pair(t)
+	if err := b.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.StartAgent(pointEnv("fill:half")); err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(t, a, "--memory", "64", "--fill", "random")
+	done := make(chan migrate.Report, 1)
+	go func() {
+		r, code, stderr := tryMove(t, a, l.ref(), "B", "--restore", "lazy", "--bandwidth", "20MiB")
+		if code != 0 {
+			t.Errorf("exit code %d\n%s", code, stderr)
+		}
+		done <- r
+	}()
+	await(t, "pages are sent", func() bool { p := progress(t, a); return p.Round == 1 && p.Transferred > 1<<20 })
+	filler := strings.Fields(b.Run(t, "pgrep", "-of", "[m]igrate fill"))
+	if p := progress(t, a); len(filler) != 1 || p.Phase != migrate.PreCopy {
+		t.Errorf("in %s the filler is %q", p.Phase, filler)
+	}
+	id := (<-done).ID
+
+	shown := regexp.MustCompile(`memory \d+% filled in`)
+	for _, command := range []string{"ps", "status"} {
+		out := b.Run(t, "migrate", command)
+		if !shown.MatchString(out) {
+			t.Errorf("migrate %s does not tell that memory is still to come:\n%s", command, out)
+		}
+		var row struct {
+			Fill struct {
+				Done  uint64 `json:"done-bytes"`
+				Total uint64 `json:"total-bytes"`
+			} `json:"fill"`
+		}
+		out = b.Run(t, "migrate", command, "--json")
+		if err := json.Unmarshal([]byte(out), &row); err != nil || row.Fill.Total < 64<<20 || row.Fill.Done >= row.Fill.Total {
+			t.Errorf("migrate %s --json: %v\n%s", command, err, out)
+		}
+	}
+	b.Run(t, "kill", "-9", filler[0])
+	const why = "the filler was killed by signal 9"
+	await(t, "migrate ps tells why it was killed", func() bool { return strings.Contains(b.Run(t, "migrate", "ps"), why) })
+	await(t, "migrate status tells why it was killed", func() bool {
+		return strings.Contains(b.Run(t, "migrate", "status", string(id), "--json"), why)
+	})
+	if out := b.Run(t, "migrate", "status", string(id)); !strings.Contains(out, "so it was killed") {
+		t.Errorf("migrate status %s:\n%s", id, out)
+	}
+	nothingLeft(t, b)
 }
