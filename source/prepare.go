@@ -45,18 +45,6 @@ func (v *move) prepare(ctx context.Context) error {
 	return nil
 }
 
-// awaitFill waits until the memory of a workload that has just arrived here is
-// complete.
-func (v *move) awaitFill(ctx context.Context) error {
-	if v.super == nil {
-		return nil
-	}
-	if err := v.super.AwaitFill(ctx); err != nil {
-		return fmt.Errorf("memory that is still to come from an earlier move: %w", err)
-	}
-	return nil
-}
-
 // canList asks whether CRIU can list pages in place of sending them. Where the
 // kernel tracks memory for CRIU, that does better.
 func (v *move) canList(ctx context.Context) bool {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"migrate"
 	"migrate/internal/testhost"
@@ -114,4 +115,39 @@ func TestFillIsShown(t *testing.T) {
 		t.Errorf("migrate status %s:\n%s", id, out)
 	}
 	nothingLeft(t, b)
+}
+
+// TestMoveOnWithoutSupervisor kills the supervisor of a workload whose memory is
+// not complete, and moves it on: the move waits for what fills it.
+func TestMoveOnWithoutSupervisor(t *testing.T) {
+	a, b := pair(t)
+	if err := b.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.StartAgent(pointEnv("fill:half")); err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(t, a, "--memory", "64")
+	move(t, a, l.ref(), b, "--restore", "lazy")
+	filler := strings.Fields(b.Run(t, "pgrep", "-of", "[m]igrate fill"))[0]
+	b.Run(t, "pkill", "-9", "-f", "[m]igrate supervise")
+	await(t, "the supervisor is gone", func() bool {
+		return b.Run(t, "sh", "-c", `pgrep -f "[m]igrate supervise"; true`) == ""
+	})
+	cmd := b.Command(t.Context(), "migrate", "move", l.ref(), "A", "--json", "--verify")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the move is under way", func() bool { return strings.Contains(b.Run(t, "migrate", "status"), "prepare") })
+	time.Sleep(time.Second)
+	if out := b.Run(t, "migrate", "status"); !strings.Contains(out, "prepare") {
+		t.Errorf("the move does not wait for the memory:\n%s", out)
+	}
+	b.Run(t, "kill", "-CONT", filler)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s%s", err, &stdout, &stderr)
+	}
+	l.verify(t, a)
 }
