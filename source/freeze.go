@@ -7,15 +7,17 @@ import (
 
 	"migrate"
 	"migrate/clock"
-	"migrate/workload/cgroup"
 	"migrate/workload/proc"
 )
 
-// Between two attempts to freeze, tasks get time to leave vfork(2).
+// A tree that cannot be dumped as it stands is thawed, gets time, and is frozen
+// again.
 const (
+	freezePause   = 2 * time.Millisecond // and twice that, each time
 	vforkAttempts = 60
-	vforkPause    = 2 * time.Millisecond
 	vforkLongest  = 50 * time.Millisecond
+	lockAttempts  = 30
+	lockLongest   = 20 * time.Millisecond
 )
 
 // A vforking is a task that stays in vfork(2).
@@ -29,30 +31,24 @@ func (v *vforking) Failure() migrate.Failure {
 	return migrate.Failure{What: v.Error(), Advice: "wait until it has, then move again"}
 }
 
-// freezeTree freezes every task of the tree at a moment when none is in
-// vfork(2). Such a one sleeps until its child, which is frozen too, starts a
-// program: it cannot be stopped by CRIU, which would wait for ever, and it could
-// not be dumped, as it shares its memory with the child. It sets the start of
-// the frozen time to just before the first task stops.
+// freezeTree freezes every task of the tree, at a moment that suits a dump. It
+// sets the start of the frozen time to just before the first task stops.
 func (v *move) freezeTree(ctx context.Context) error {
-	pause := vforkPause
+	pause := freezePause
 	for attempt := 1; ; attempt++ {
 		v.frozenAt, v.frozenSince = clock.Now(), time.Now()
 		if err := v.group.Freeze(ctx); err != nil {
 			return err
 		}
-		pid, err := inVfork(v.group)
-		if err != nil || pid == 0 {
+		longest, err := v.untimely(attempt)
+		if err != nil || longest == 0 {
 			return err
-		}
-		if attempt == vforkAttempts {
-			return &vforking{pid}
 		}
 		if err := v.group.Thaw(ctx); err != nil {
 			return err
 		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(min(pause, longest)):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -60,12 +56,42 @@ func (v *move) freezeTree(ctx context.Context) error {
 	}
 }
 
-// inVfork returns a process of the frozen group that has a task in vfork(2), or 0.
-func inVfork(g *cgroup.Group) (int, error) {
-	pids, err := g.Procs()
+// untimely tells whether the frozen tree should get time, and at most how much;
+// 0 means that the moment suits.
+//
+// A task in vfork(2) sleeps until its child, which is frozen too, starts a
+// program: it cannot be stopped by CRIU, which would wait for ever, and it could not
+// be dumped, as it shares its memory with the child.
+//
+// A task that holds a file lock is dumped with --file-locks only; and where both
+// hosts see the file, the restore cannot have a lock that the frozen task holds,
+// unless both are for reading. Databases hold them for moments. Who does so all the
+// time is dumped in the end, as CRIU will.
+func (v *move) untimely(attempt int) (time.Duration, error) {
+	pids, err := v.group.Procs()
 	if err != nil {
 		return 0, err
 	}
+	pid, err := inVfork(pids)
+	switch {
+	case err != nil:
+		return 0, err
+	case pid != 0 && attempt >= vforkAttempts:
+		return 0, &vforking{pid}
+	case pid != 0:
+		return vforkLongest, nil
+	case attempt >= lockAttempts:
+		return 0, nil
+	}
+	held, err := holdLock(pids, v.opts.FileLocks)
+	if err != nil || !held {
+		return 0, err
+	}
+	return lockLongest, nil
+}
+
+// inVfork returns a process that has a task in vfork(2), or 0.
+func inVfork(pids []int) (int, error) {
 	for _, pid := range pids {
 		tids, err := proc.Threads(pid)
 		if err != nil && !proc.Gone(err) {

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"testing"
 
-	"migrate"
+	"migrate/internal/testhost"
 )
 
 // script returns the path of a program in testdata.
@@ -47,14 +47,18 @@ func TestJava(t *testing.T) {
 	s.thereAndBack(t, pid)
 }
 
-// TestSQLite moves a writer of a database with a write-ahead log: every row that
-// it said it had committed is there, and the file is sound.
+// TestSQLite moves a writer of a database with a write-ahead log, which locks the
+// file for each row: every row that it said it had committed is there, and the file
+// is sound.
 func TestSQLite(t *testing.T) {
 	s := newSite(t)
 	file := filepath.Join(s.dir, "db")
 	pid := s.start(t, program(t, "/usr/bin/python3"), "-B", script(t, "writer.py"), strconv.Itoa(statePort), file)
-	n := s.moveUnlocked(t, pid, s.progress(t, s.a, 0))
-	n = s.progress(t, s.b, n)
+	n := s.progress(t, s.a, 0)
+	for _, hop := range [][2]*testhost.Host{{s.a, s.b}, {s.b, s.a}, {s.a, s.b}} {
+		move(t, hop[0], pid, hop[1], "--file-locks")
+		n = s.progress(t, hop[1], n)
+	}
 	st, err := s.ask(s.b, "exit")
 	if err != nil || len(st.Errors) > 0 || st.Progress < n {
 		t.Errorf("in the end, after %d: %+v, %v", n, st, err)
@@ -67,25 +71,4 @@ func TestSQLite(t *testing.T) {
 	if wal, err := os.Stat(file + "-wal"); err == nil && wal.Size() > 0 {
 		t.Errorf("a log of %d bytes is left", wal.Size())
 	}
-}
-
-// moveUnlocked moves a program whose file has a lock at times. One that is
-// frozen in a transaction holds a lock, for which the copy on the other host, with
-// the same file, waits in vain: the move is rolled back and the program goes on.
-func (s site) moveUnlocked(t *testing.T, pid int, n int64) int64 {
-	t.Helper()
-	const attempts = 5
-	for range attempts {
-		r, _, err := tryMove(t, s.a, pid, s.b, "--file-locks", "--freeze-timeout", "2s")
-		if err == nil {
-			return n
-		}
-		t.Logf("the move failed: %v", err)
-		if r.Owner != migrate.OwnerSource {
-			t.Fatalf("the owner is %q", r.Owner)
-		}
-		n = s.progress(t, s.a, n)
-	}
-	t.Fatalf("%d moves failed", attempts)
-	return n
 }
