@@ -8,6 +8,7 @@ import "migrate/workload/proc"
 type Facts struct {
 	Caller    int             // PID of who asks
 	Ours      proc.Namespaces // of who asks, which are those of a CRIU that it starts
+	Us        proc.Status     // likewise
 	Tasks     []TaskFacts     // the tree, root first, parents before children
 	Joined    []proc.Process  // in the root's own PID namespace, but not of the tree
 	Inet      map[uint64]Inet // by inode, of the root's network namespace

@@ -164,6 +164,9 @@ func readMaps(pid int) ([]Mapping, error) {
 	return list, sc.Err()
 }
 
+// sysvPrefix begins what the kernel calls System V shared memory.
+const sysvPrefix = "/SYSV"
+
 // parseMap reads "START-END PERMS OFFSET DEVICE INODE PATH" of proc_pid_maps(5),
 // and returns the name that the mapping has in map_files. Anonymous memory is
 // not ok.
@@ -183,7 +186,9 @@ func parseMap(line string) (m Mapping, span string, ok bool) {
 	m.Path = strings.TrimLeft(f[5], " ")
 	m.Write = f[1][1] == 'w' && f[1][3] == 's'
 	// maps pads its numbers to eight digits, map_files does not.
-	return m, fmt.Sprintf("%x-%x", start, end), m.Inode != 0 || m.Path == "[uprobes]"
+	// The inode of System V shared memory is its number, which may be 0 (ipc/shm.c).
+	ok = m.Inode != 0 || m.Path == "[uprobes]" || strings.HasPrefix(m.Path, sysvPrefix)
+	return m, fmt.Sprintf("%x-%x", start, end), ok
 }
 
 // readMemory returns how many bytes a dump of the process holds, as far as can

@@ -31,6 +31,7 @@ const (
 	CodeUnixPeer      = "unix-peer"     // connected to a process outside the tree
 	CodeTCP           = "tcp-connected" // only in the way if TCP is to be refused
 	CodeSysVShm       = "sysv-shm"
+	CodeCapability    = "capability"    // this process may not dump it
 	CodeTerminal      = "terminal"      // no pseudo-terminal
 	CodeFileUnlinked  = "file-unlinked" // deleted under the name it was opened by, but not altogether
 	CodeFileHidden    = "file-hidden"   // something else is now under its path
@@ -92,7 +93,26 @@ func (f Facts) treeBlockers() []migrate.Finding {
 			Advice: "end it, then move",
 		})
 	}
+	if i := slices.IndexFunc(f.Tasks, f.limitsHidden); i >= 0 {
+		list = append(list, migrate.Finding{
+			Code:   CodeCapability,
+			What:   who(f.Tasks[i]) + " runs as another user or group than migrate, which lacks CAP_SYS_RESOURCE: CRIU cannot read its limits",
+			Advice: "run migrate with CAP_SYS_RESOURCE",
+		})
+	}
 	return list
+}
+
+// limitsHidden follows check_prlimit_permission of Linux (kernel/sys.c). The
+// owner of a user namespace has every capability in it.
+func (f Facts) limitsHidden(t TaskFacts) bool {
+	if f.Us.Caps&(1<<unix.CAP_SYS_RESOURCE) != 0 || t.Namespaces == nil || t.Namespaces["user"] != f.Ours["user"] {
+		return false
+	}
+	differ := func(theirs, ours []int) bool {
+		return len(ours) > 0 && slices.ContainsFunc(theirs[:min(3, len(theirs))], func(id int) bool { return id != ours[0] })
+	}
+	return differ(t.Status.UIDs, f.Us.UIDs) || differ(t.Status.GIDs, f.Us.GIDs)
 }
 
 func (t TaskFacts) stateBlockers() []migrate.Finding {
@@ -307,9 +327,9 @@ func (f Facts) mappingBlocker(t TaskFacts, m Mapping) (migrate.Finding, bool) {
 	case strings.HasPrefix(m.Path, "anon_inode:"), strings.HasPrefix(m.Path, "/secretmem"):
 		return blocker(CodeMapping, fmt.Sprintf("%s has memory mapped that cannot be moved: %s", who(t), m.Path),
 			"end the use of it before the move"), true
-	case strings.HasPrefix(m.Path, "/SYSV"):
+	case strings.HasPrefix(m.Path, sysvPrefix):
 		return blocker(CodeSysVShm, who(t)+" has System V shared memory of the host attached",
-			"run it in an IPC namespace of its own, or let it use POSIX shared memory"), !f.own("ipc")
+			"start it in an IPC namespace of its own, with \"unshare --ipc\", or let it use POSIX shared memory"), !f.own("ipc")
 	case m.isDevice() && m.Rdev != unix.Mkdev(majorMemory, 5): // /dev/zero
 		return blocker(CodeDevice, fmt.Sprintf("%s has the device %s mapped", who(t), m.Path), "close it before the move"), true
 	case m.Mode&unix.S_IFMT == unix.S_IFREG:

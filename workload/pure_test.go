@@ -344,6 +344,7 @@ func TestParseMap(t *testing.T) {
 		{"7f0000000000-7f0000001000 rw-s 00000000 00:01 5                  /x", "7f0000000000-7f0000001000", Mapping{FileFacts: FileFacts{Path: "/x", Inode: 5}, Start: 0x7f0000000000, Write: true}, true},
 		{"7ffc0000-7ffd0000 rw-p 00000000 00:00 0                          [stack]", "", Mapping{}, false},
 		{"7fff0000-7fff1000 --xp 00000000 00:00 0                          [uprobes]", "7fff0000-7fff1000", Mapping{FileFacts: FileFacts{Path: "[uprobes]"}, Start: 0x7fff0000}, true},
+		{"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                  /SYSV00000000 (deleted)", "7f0000000000-7f0000001000", Mapping{FileFacts: FileFacts{Path: "/SYSV00000000 (deleted)"}, Start: 0x7f0000000000, Write: true}, true},
 		{"7fff0000-7fff1000 rw-p 00000000 00:00 0 ", "", Mapping{}, false},
 		{"x-y rw-p 00000000 00:00 7 /x", "", Mapping{}, false},
 		{"", "", Mapping{}, false},
@@ -374,5 +375,35 @@ func TestParseSmall(t *testing.T) {
 	}
 	if got := parseFDInfo(""); got.Slave != -1 || got.PidFD != 0 {
 		t.Errorf("parseFDInfo(nothing) = %+v", got)
+	}
+}
+
+// TestLimitsHidden has tasks of several users looked at by several users.
+func TestLimitsHidden(t *testing.T) {
+	const everything, allButOne = 1<<41 - 1, 1<<41 - 1 - 1<<unix.CAP_SYS_RESOURCE
+	same := []int{0, 0, 0, 0}
+	tests := []struct {
+		name       string
+		uids, gids []int
+		caps       uint64
+		userns     uint64
+		want       string
+	}{
+		{"root", same, same, allButOne, 1, ""},
+		{"another user", []int{33, 33, 33, 33}, same, allButOne, 1, CodeCapability},
+		{"another group", same, []int{33, 33, 33, 33}, allButOne, 1, CodeCapability},
+		{"was another user", []int{0, 0, 33, 0}, same, allButOne, 1, CodeCapability},
+		{"another user of files", []int{0, 0, 0, 33}, same, allButOne, 1, ""},
+		{"another user, with the right", []int{33, 33, 33, 33}, same, everything, 1, ""},
+		{"in a user namespace", []int{33, 33, 33, 33}, same, allButOne, 2, ""},
+	}
+	for _, tt := range tests {
+		f := tree()
+		f.Us = proc.Status{UIDs: same, GIDs: same, Caps: tt.caps}
+		for i := range f.Tasks {
+			f.Tasks[i].Status.UIDs, f.Tasks[i].Status.GIDs = tt.uids, tt.gids
+			f.Tasks[i].Namespaces["user"] = tt.userns
+		}
+		checkCodes(t, tt.name, f.Blockers(), tt.want)
 	}
 }

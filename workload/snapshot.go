@@ -30,6 +30,9 @@ func Snapshot(ctx context.Context, root int) (Facts, error) {
 	if f.Ours, err = proc.ReadNamespaces(f.Caller); err != nil {
 		return f, err
 	}
+	if f.Us, err = proc.ReadStatus(f.Caller, f.Caller); err != nil {
+		return f, err
+	}
 	tree := proc.Tree(all, root)
 	if len(tree) > 0 && system(tree[0]) {
 		f.Tasks = []TaskFacts{{Process: tree[0]}}

@@ -230,6 +230,18 @@ var refusals = []struct {
 		})
 		return asked("move", fmt.Sprintf("process:%d", zombie), "B")
 	}, blocked("ended", "has ended")},
+	{"another user's, without the right", func(t *testing.T, in *inputs) wish {
+		w := ofPID(start(t, in.a, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "1000"), "B")
+		w.args = append([]string{"setpriv", "--bounding-set=-sys_resource"}, w.args...)
+		return w
+	}, blocked("capability", "(sleep) runs as another user", "with CAP_SYS_RESOURCE")},
+	{"System V shared memory of the host", func(t *testing.T, in *inputs) wish {
+		pid := start(t, in.a, "/usr/bin/python3", "-c", sysv)
+		await(t, "it is attached", func() bool {
+			return strings.Contains(in.a.Run(t, "cat", fmt.Sprintf("/proc/%d/maps", pid)), "/SYSV")
+		})
+		return ofPID(pid, "B")
+	}, blocked("sysv-shm", "System V shared memory", "unshare --ipc")},
 	{"no number", func(t *testing.T, in *inputs) wish { return asked("move", "process:web", "B") }, usage("process:web")},
 	{"no such kind", func(t *testing.T, in *inputs) wish { return asked("move", "vm:web", "B") }, usage("vm:web")},
 	{"no target", func(t *testing.T, in *inputs) wish { return asked("move", in.load.ref()) }, usage("want SRC DST")},
@@ -330,6 +342,17 @@ var refusals = []struct {
 		return in.move("B", "--state-dir", "/run/full-state")
 	}, failed("the journal of A cannot be written", "no space left on", "/run/full-state", "--state-dir")},
 }
+
+// sysv attaches System V shared memory that goes with it.
+const sysv = `
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 4096, 0o1600)
+libc.shmat(segment, None, 0)
+libc.shmctl(segment, 0, None)
+time.sleep(1000)
+`
 
 // takePID starts a process that has the given number.
 func takePID(t *testing.T, h *testhost.Host, pid int) {

@@ -158,10 +158,13 @@ func Descendants(root int) ([]Process, error) {
 // Status is what /proc/PID/status says beyond [Process]. The lists run from the
 // PID namespace of the mounted /proc to the innermost.
 type Status struct {
-	PIDs     []int // NSpid
-	Groups   []int // NSpgid
-	Sessions []int // NSsid
-	Tracer   int   // 0 if not traced
+	PIDs     []int  // NSpid
+	Groups   []int  // NSpgid
+	Sessions []int  // NSsid
+	Tracer   int    // 0 if not traced
+	UIDs     []int  // real, effective, saved, of the filesystem
+	GIDs     []int  // likewise
+	Caps     uint64 // effective capabilities
 }
 
 // ReadStatus returns the status of a thread; tid equals pid for the leader.
@@ -185,6 +188,12 @@ func parseStatus(text string) (s Status, err error) {
 			s.Sessions, err = ints(value)
 		case "TracerPid":
 			s.Tracer, err = strconv.Atoi(strings.TrimSpace(value))
+		case "Uid":
+			s.UIDs, err = ints(value)
+		case "Gid":
+			s.GIDs, err = ints(value)
+		case "CapEff":
+			s.Caps, err = strconv.ParseUint(strings.TrimSpace(value), 16, 64)
 		}
 		if err != nil {
 			return s, fmt.Errorf("process status, %s: %w", key, err)

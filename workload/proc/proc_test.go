@@ -39,8 +39,8 @@ func FuzzParseStat(f *testing.F) {
 }
 
 func TestParseStatus(t *testing.T) {
-	s, err := parseStatus("Name:\tsh\nTracerPid:\t9\nNSpid:\t100\t3\nNSpgid:\t90\t0\nNSsid:\t80\t0\n")
-	want := Status{PIDs: []int{100, 3}, Groups: []int{90, 0}, Sessions: []int{80, 0}, Tracer: 9}
+	s, err := parseStatus("Name:\tsh\nTracerPid:\t9\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t000001fffeffffff\nNSpid:\t100\t3\nNSpgid:\t90\t0\nNSsid:\t80\t0\n")
+	want := Status{PIDs: []int{100, 3}, Groups: []int{90, 0}, Sessions: []int{80, 0}, Tracer: 9, UIDs: []int{1, 2, 3, 4}, GIDs: []int{5, 6, 7, 8}, Caps: 0x1fffeffffff}
 	if err != nil || !reflect.DeepEqual(s, want) {
 		t.Errorf("parseStatus = %+v, %v, want %+v", s, err, want)
 	}
