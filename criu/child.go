@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/priority"
 )
 
 const (
@@ -108,6 +110,7 @@ func (t Tool) spawn(ctx context.Context, o ChildOptions) (*Child, error) {
 		sock.close()
 		return nil, fmt.Errorf("starting criu: %w", err)
 	}
+	priority.Raise(c.PID()) // the tree stands still while CRIU works; a restored task gets its own priority back
 	go c.reap()
 	if c.list && c.pidfd < 0 {
 		return nil, errors.Join(errors.New("listing pages: this kernel has no pidfds"), c.Close())

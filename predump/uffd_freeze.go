@@ -7,6 +7,8 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+
+	"migrate/internal/priority"
 )
 
 // Freeze scans once more. What cannot be told costs time, and is no error. The
@@ -79,10 +81,13 @@ func scanParts(parts []*scanPart) {
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(parts)) {
 		wg.Go(func() {
-			s := ioctlScanner{query: unwritten}
-			for i := next.Add(1); i <= int64(len(parts)); i = next.Add(1) {
-				parts[i-1].scan(&s)
-			}
+			_ = priority.High(func() error { // the workload stands still
+				s := ioctlScanner{query: unwritten}
+				for i := next.Add(1); i <= int64(len(parts)); i = next.Add(1) {
+					parts[i-1].scan(&s)
+				}
+				return nil
+			})
 		})
 	}
 	wg.Wait()

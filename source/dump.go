@@ -15,6 +15,7 @@ import (
 	"migrate"
 	"migrate/criu"
 	"migrate/internal/failpoint"
+	"migrate/internal/priority"
 	"migrate/predump"
 	"migrate/supervisor"
 	"migrate/transport"
@@ -117,7 +118,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	}
 	go func() {
 		defer close(d.served)
-		d.serving = criu.ServePages(ctx, ours, v.tool.Version, d.sink)
+		d.serving = priority.High(func() error { return criu.ServePages(ctx, ours, v.tool.Version, d.sink) })
 	}()
 	v.events.round(d.round, v.facts.MemoryBytes)
 	return d, nil

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"migrate"
-	"migrate/internal/background"
+	"migrate/internal/priority"
 	"migrate/predump"
 	"migrate/source/pages"
 	"migrate/transport"
@@ -89,7 +89,7 @@ func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
 // read has the tracker read what changed. CRIU, which one of them starts, holds
 // the workload meanwhile and must not be slow.
 func (v *move) read(ctx context.Context) (s predump.Stats, err error) {
-	run := background.Run
+	run := priority.Low
 	if v.tracker.Name() == migrate.TrackerSoftDirty {
 		run = func(f func() error) error { return f() }
 	}

@@ -20,13 +20,15 @@ const (
 )
 
 // Record returns what key number i holds in a version: a JSON text of names,
-// times and words, an eighth of it random digits. zstd makes a third of them.
+// times and words, an eighth of it random digits. Words are as unevenly common as
+// in a language (Zipf's law).
 func Record(i int, version uint32) []byte {
 	r := rand.New(rand.NewPCG(uint64(i), uint64(version)))
+	z := rand.NewZipf(r, 1.1, 1, uint64(len(words)-1))
 	b := make([]byte, 0, length+64)
 	b = append(b, head...)
 	b = strconv.AppendUint(b, uint64(version), 10)
-	b = fmt.Appendf(b, `,"id":%d,"name":"%s %s","session":"`, i, word(r), word(r))
+	b = fmt.Appendf(b, `,"id":%d,"name":"%s %s","session":"`, i, word(z), word(z))
 	for range 8 {
 		b = fmt.Appendf(b, "%016x", r.Uint64())
 	}
@@ -38,7 +40,7 @@ func Record(i int, version uint32) []byte {
 	b = strconv.AppendUint(b, r.Uint64N(1_000_000), 10)
 	b = append(b, `,"about":"`...)
 	for len(b) < length {
-		b = append(b, word(r)...)
+		b = append(b, word(z)...)
 		b = append(b, ' ')
 	}
 	return append(b, `"}`...)
@@ -56,7 +58,7 @@ func version(record []byte) (uint32, error) {
 }
 
 // word returns one of 4096 words of two or three syllables.
-func word(r *rand.Rand) string { return words[r.IntN(len(words))] }
+func word(z *rand.Zipf) string { return words[z.Uint64()] }
 
 var words = func() (list [4096]string) {
 	syllables := [16]string{"ba", "cor", "den", "el", "fi", "gam", "ho", "in", "ka", "lun", "mo", "ner", "or", "pis", "ta", "ves"}

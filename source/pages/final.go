@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"migrate/internal/priority"
 	"migrate/predump"
 	"migrate/transport"
 )
@@ -34,7 +35,7 @@ type op struct {
 // BeginFinal begins the last round, as [Path.Begin] does the others. read is
 // called from several goroutines.
 func (p *Path) BeginFinal(ctx context.Context, out Out, n int, read Reader) *Final {
-	return &Final{Round: p.begin(ctx, out, n, func(f func() error) error { return f() }), read: read}
+	return &Final{Round: p.begin(ctx, out, n, priority.High), read: read}
 }
 
 // Have lists pages that the target has. flags are CRIU's.

@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"migrate"
-	"migrate/internal/background"
+	"migrate/internal/priority"
 	"migrate/predump"
 	"migrate/transport"
 )
@@ -22,7 +22,7 @@ type Round struct {
 // Begin begins round n (from 1) on out. Its encoders give way to the workload,
 // which runs. Callers must call Finish, also after an error.
 func (p *Path) Begin(ctx context.Context, out Out, n int) *Round {
-	return p.begin(ctx, out, n, background.Run)
+	return p.begin(ctx, out, n, priority.Low)
 }
 
 func (p *Path) begin(ctx context.Context, out Out, n int, run func(func() error) error) *Round {

@@ -250,3 +250,22 @@ while True:
 	time.Sleep(200 * time.Millisecond)
 	b.Run(t, "kill", strconv.Itoa(pid))
 }
+
+// TestPriority moves a program of low priority, which must not come back with
+// that of what moved it.
+func TestPriority(t *testing.T) {
+	a, b := pair(t)
+	l := load{port: 7001}
+	pid, err := a.Start(t.Context(), "nice", "-n", "5", "testload", "--listen", "0.0.0.0:7001", "--memory", "40", "--children", "1", "--threads", "2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.pid = pid
+	l.awaitReady(t, a)
+	move(t, a, l.ref(), b, "--verify")
+	l.verify(t, b)
+	if out := b.Run(t, "sh", "-c", "ps -L -C testload -o ni= | sort | uniq"); strings.TrimSpace(out) != "5" {
+		t.Errorf("threads on B have the nice values %q, want 5", strings.Fields(out))
+	}
+	b.Run(t, "pkill", "-9", "-x", "testload")
+}
