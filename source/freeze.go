@@ -65,8 +65,8 @@ func (v *move) freezeTree(ctx context.Context) error {
 //
 // A task that holds a file lock is dumped with --file-locks only; and where both
 // hosts see the file, the restore cannot have a lock that the frozen task holds,
-// unless both are for reading. Databases hold them for moments. Who does so all the
-// time is dumped in the end, as CRIU will.
+// unless both are for reading. Databases hold them for moments. A lock that is held
+// for good is worth no wait.
 func (v *move) untimely(attempt int) (time.Duration, error) {
 	pids, err := v.group.Procs()
 	if err != nil {
@@ -83,8 +83,8 @@ func (v *move) untimely(attempt int) (time.Duration, error) {
 	case attempt >= lockAttempts:
 		return 0, nil
 	}
-	held, err := holdLock(pids, v.opts.FileLocks)
-	if err != nil || !held {
+	held, err := heldBy(pids, v.opts.FileLocks)
+	if err != nil || len(held.beside(v.standing)) == 0 {
 		return 0, err
 	}
 	return lockLongest, nil

@@ -3,7 +3,9 @@ package source
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,9 +15,9 @@ func TestParseLock(t *testing.T) {
 		lock fileLock
 		ok   bool
 	}{
-		"1: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 0 EOF":    {fileLock{3568, true}, true},
-		"2: FLOCK  ADVISORY  READ  3567 fd:00:2548 0 EOF":       {fileLock{3567, false}, true},
-		"3: OFDLCK ADVISORY  WRITE -1 08:01:8713209 128 191":    {fileLock{-1, true}, true},
+		"1: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 0 EOF":    {fileLock{3568, true, "POSIX ADVISORY WRITE 3568 fd:00:2531452 0 EOF"}, true},
+		"2: FLOCK  ADVISORY  READ  3567 fd:00:2548 0 EOF":       {fileLock{3567, false, "FLOCK ADVISORY READ 3567 fd:00:2548 0 EOF"}, true},
+		"3: OFDLCK ADVISORY  WRITE -1 08:01:8713209 128 191":    {fileLock{-1, true, "OFDLCK ADVISORY WRITE -1 08:01:8713209 128 191"}, true},
 		"4: -> POSIX  ADVISORY  WRITE 3570 fd:00:2531452 0 EOF": {},
 		"5: LEASE  ACTIVE    READ  3569 08:01:2531448 0 EOF":    {},
 		"nonsense": {}, "": {},
@@ -26,8 +28,8 @@ func TestParseLock(t *testing.T) {
 	}
 }
 
-// TestHoldLock has this process hold locks of every kind.
-func TestHoldLock(t *testing.T) {
+// TestHeldBy has this process hold locks of every kind.
+func TestHeldBy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	for name, lock := range map[string]func(fd, kind int) error{
 		"POSIX": func(fd, kind int) error {
@@ -58,11 +60,53 @@ func TestHoldLock(t *testing.T) {
 func checkLocked(t *testing.T, name string, some, exclusive bool) {
 	t.Helper()
 	for write, want := range map[bool]bool{false: some, true: exclusive} {
-		if got, err := holdLock([]int{os.Getpid()}, write); err != nil || got != want {
+		if got, err := heldBy([]int{os.Getpid()}, write); err != nil || (len(got) > 0) != want {
 			t.Errorf("%s: for writing only %v: %v, %v", name, write, got, err)
 		}
 	}
-	if got, err := holdLock([]int{1 << 30}, false); err != nil || got {
-		t.Errorf("%s is said to be another process's: %v", name, err)
+	if got, err := heldBy([]int{1 << 30}, false); err != nil || len(got) > 0 {
+		t.Errorf("%s is said to be another process's: %v, %v", name, got, err)
+	}
+}
+
+// TestStanding tells a lock that is held for good from one that comes and goes.
+func TestStanding(t *testing.T) {
+	dir, stop := t.TempDir(), make(chan struct{})
+	var coming sync.WaitGroup
+	defer coming.Wait()
+	defer close(stop)
+	for name, period := range map[string]time.Duration{"good": 0, "moments": 7 * time.Millisecond} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		if period > 0 {
+			coming.Go(func() { blink(f, period, stop) })
+		}
+	}
+	self := []int{os.Getpid()}
+	first, err := heldBy(self, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := standing(t.Context(), self, true)
+	if err != nil || len(good) != 1 || len(first) < 1 {
+		t.Errorf("standing() = %v, %v of %v", good, err, first)
+	}
+}
+
+// blink locks and unlocks f.
+func blink(f *os.File, period time.Duration, stop <-chan struct{}) {
+	for how := unix.LOCK_UN; ; how ^= unix.LOCK_UN ^ unix.LOCK_EX {
+		select {
+		case <-time.After(period):
+			_ = unix.Flock(int(f.Fd()), how)
+		case <-stop:
+			return
+		}
 	}
 }

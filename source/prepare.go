@@ -32,6 +32,9 @@ func (v *move) prepare(ctx context.Context) error {
 	}
 	v.listing = v.canList(ctx)
 	var err error
+	if v.standing, err = standing(ctx, v.pids(), v.opts.FileLocks); err != nil {
+		return err
+	}
 	if v.prepared, err = expect[transport.Prepared](ctx, v.inbox); err != nil {
 		return err
 	}
@@ -58,14 +61,19 @@ func (v *move) canList(ctx context.Context) bool {
 	return err == nil
 }
 
-// ownCgroup finds the cgroup that holds the tree and nothing else, or makes
-// one. The journal knows of it, and of the way back, before a task is moved.
-func (v *move) ownCgroup(ctx context.Context) error {
+// pids returns the tree's processes as of preflight.
+func (v *move) pids() []int {
 	pids := make([]int, len(v.facts.Tasks))
 	for i, t := range v.facts.Tasks {
 		pids[i] = t.PID
 	}
-	if g, ok := cgroup.Dedicated(v.root, pids); ok {
+	return pids
+}
+
+// ownCgroup finds the cgroup that holds the tree and nothing else, or makes
+// one. The journal knows of it, and of the way back, before a task is moved.
+func (v *move) ownCgroup(ctx context.Context) error {
+	if g, ok := cgroup.Dedicated(v.root, v.pids()); ok {
 		v.group = g
 		return v.entry.Update(func(r *journal.Record) { r.Cgroup = g.Path() })
 	}

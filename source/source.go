@@ -145,6 +145,7 @@ type move struct {
 	tracker     predump.Tracker // nil without pre-copy
 	prepared    transport.Prepared
 	listing     bool   // CRIU can list pages without sending them
+	standing    locks  // file locks that the tree holds for good
 	parent      string // of the dump: the last pre-dump's images, below images
 	diff        clock.Difference
 	images      string
