@@ -52,7 +52,7 @@ func (v *move) resume(n int, why error) (int, error) {
 		return 0, fmt.Errorf("the target says that it has %d rounds, of %d begun", got.Round, n)
 	}
 	v.path.Forget()
-	if got.Round < n {
+	if got.Round < n && v.sending != nil {
 		v.sending.Forget(v.table, got.Seq)
 	}
 	return got.Round, nil
@@ -63,6 +63,7 @@ func (v *move) resume(n int, why error) (int, error) {
 func (v *move) round(ctx context.Context, n int) (migrate.Round, error) {
 	begun, wire := time.Now(), v.wire()
 	v.events.round(n, v.expectedBytes())
+	v.sending = nil
 	out, err := v.openStreams(ctx)
 	if err != nil {
 		return migrate.Round{}, err
