@@ -35,7 +35,7 @@ func (v *move) preCopy(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("round %d: %w", n, err)
 		}
-		if done, err := v.decideNext(ctx, r); done || err != nil {
+		if done, err := v.decideNext(v.linked, r); done || err != nil {
 			return err
 		}
 	}
