@@ -15,12 +15,11 @@ import (
 // Its memory is mapped and not the garbage collector's; the kernel gives it
 // page by page.
 type cache struct {
-	mu      sync.Mutex
-	memory  []byte
-	slots   map[place]slot
-	keys    []place // of each slot that was used so far
-	next    int     // slot to reuse when all are used
-	scratch sync.Pool
+	mu     sync.Mutex
+	memory []byte
+	slots  map[place]slot
+	keys   []place // of each slot that was used so far
+	next   int     // slot to reuse when all are used
 }
 
 // place is one page of the workload.
