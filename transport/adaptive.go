@@ -17,6 +17,7 @@ import (
 type Adaptive struct {
 	lowest, highest Codec
 	now             atomic.Uint32 // a Codec
+	hurry           atomic.Bool   // time counts for more than bytes
 
 	encoding, blocked atomic.Int64 // nanoseconds since the start
 	raw, packed       atomic.Uint64
@@ -55,7 +56,11 @@ func (a *Adaptive) Codec() Codec { return Codec(a.now.Load()) }
 func (a *Adaptive) Encode(dst []byte, b *Batch) ([]byte, error) {
 	a.decide()
 	begun, start := a.clock(), len(dst)
-	frame, err := EncodeBatch(dst, b, a.Codec())
+	effort := thorough
+	if a.hurry.Load() {
+		effort = quick
+	}
+	frame, err := encodeBatch(dst, b, a.Codec(), effort)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +69,9 @@ func (a *Adaptive) Encode(dst []byte, b *Batch) ([]byte, error) {
 	a.packed.Add(uint64(len(frame) - start))
 	return frame, nil
 }
+
+// Hurry says that from now on time counts for more than bytes.
+func (a *Adaptive) Hurry() { a.hurry.Store(true) }
 
 // Blocked tells how long the writer of frames has just waited for the network.
 // With several streams that is the time in which none of them was free.

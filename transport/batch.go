@@ -69,6 +69,10 @@ func parseBatchHead(b []byte) (batchHead, error) {
 // EncodeBatch appends the frame of b to dst. Workers may call it beside each
 // other. Data that codec does not shrink go as they are.
 func EncodeBatch(dst []byte, b *Batch, codec Codec) ([]byte, error) {
+	return encodeBatch(dst, b, codec, quick)
+}
+
+func encodeBatch(dst []byte, b *Batch, codec Codec, e effort) ([]byte, error) {
 	if len(b.Pieces) == 0 || len(b.Pieces) > MaxPieces || len(b.Data) > MaxBatchData {
 		return nil, fmt.Errorf("batch of %d pieces and %d bytes: want 1 to %d, at most %d", len(b.Pieces), len(b.Data), MaxPieces, MaxBatchData)
 	}
@@ -85,7 +89,7 @@ func EncodeBatch(dst []byte, b *Batch, codec Codec) ([]byte, error) {
 		dst = p.appendTo(dst)
 	}
 	sum := checksum(dst[table:], b.Data)
-	dst, codec, err := compress(dst, b.Data, codec)
+	dst, codec, err := compress(dst, b.Data, codec, e)
 	if err != nil {
 		return nil, err
 	}

@@ -35,16 +35,25 @@ func (c Codec) String() string {
 // gain is what compression must save, in twentieths, to be worth decompressing.
 const gain = 1
 
+// effort is how hard s2 tries: thorough, it saves a tenth of the bytes more and
+// takes half as long again.
+type effort func(dst, src []byte) []byte
+
+var (
+	quick    effort = s2.Encode
+	thorough effort = s2.EncodeBetter
+)
+
 // compress appends data to dst in the form that codec gives, or as they are
 // when that saves too little, and says which it was.
-func compress(dst, data []byte, codec Codec) ([]byte, Codec, error) {
+func compress(dst, data []byte, codec Codec, e effort) ([]byte, Codec, error) {
 	start := len(dst)
 	switch codec {
 	case CodecNone:
 		return append(dst, data...), CodecNone, nil
 	case CodecS2:
 		dst = slices.Grow(dst, s2.MaxEncodedLen(len(data)))
-		packed := s2.Encode(dst[start:cap(dst)], data)
+		packed := e(dst[start:cap(dst)], data)
 		dst = dst[:start+len(packed)]
 	case CodecZstd1, CodecZstd3:
 		pool := &encoders[codec]

@@ -35,6 +35,7 @@ type op struct {
 // BeginFinal begins the last round, as [Path.Begin] does the others. read is
 // called from several goroutines.
 func (p *Path) BeginFinal(ctx context.Context, out Out, n int, read Reader) *Final {
+	p.pace.Hurry()
 	return &Final{Round: p.begin(ctx, out, n, priority.High), read: read}
 }
 
