@@ -49,6 +49,9 @@ func (v *move) stopAndCopy(ctx context.Context) error {
 	if v.finishing {
 		return nil // whatever CRIU says now: this copy is finished
 	}
+	if err != nil && d.serving != nil {
+		err = errors.Join(d.serving, err) // why CRIU could not go on
+	}
 	return err
 }
 

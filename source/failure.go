@@ -70,6 +70,10 @@ func (e *explained) Failure() migrate.Failure {
 	return migrate.Failure{What: e.what, Cause: strings.TrimSuffix(f.What+": "+f.Cause, ": "), Advice: e.advice}
 }
 
+// full is the room below which CRIU's images may well have found none: a little
+// is free again when it has ended.
+const full = 64 << 10
+
 // explain finds what CRIU cannot tell: that the workload has ended meanwhile,
 // or that there was no room for the images, and so none for CRIU's log.
 func (v *move) explain(err error) error {
@@ -79,7 +83,7 @@ func (v *move) explain(err error) error {
 	if root := (workload.Live{PID: v.root, Start: v.entry.Record().RootStart}); !root.Alive() {
 		return &explained{err, v.ref.String() + " has ended during the move", "there is nothing left to move"}
 	}
-	if free, ferr := hostinfo.Free(v.images); ferr == nil && free == 0 {
+	if free, ferr := hostinfo.Free(v.images); ferr == nil && free < full {
 		return &explained{err, "no space left on this host for CRIU's images", "free space in --run-dir, which has " + v.images}
 	}
 	return err

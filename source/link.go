@@ -63,6 +63,21 @@ func receive(ctx context.Context, s *transport.Session, lost, abort context.Canc
 	return in
 }
 
+// awaitReason waits for the target's own words when all that has come of them
+// is that it gives up a stream.
+func (v *move) awaitReason(err error) {
+	if !errors.Is(err, transport.ErrCancelled) {
+		return
+	}
+	select {
+	case <-v.linked.Done():
+	case <-time.After(reasonTime):
+	}
+}
+
+// reasonTime is how much later than the end of a stream an Abort may come.
+const reasonTime = 2 * time.Second
+
 const (
 	// redialEvery is the pace of attempts to reach a target whose link broke.
 	redialEvery = 500 * time.Millisecond

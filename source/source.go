@@ -199,6 +199,7 @@ func (v *move) run(ctx context.Context) error {
 	}
 	for _, step := range []func(context.Context) error{v.preflight, v.prepare, v.preCopy, v.stopAndCopy, v.finish} {
 		if err := step(v.linked); err != nil { // a step may have dialled anew
+			v.awaitReason(err)
 			return cmpCause(v.linked, err)
 		}
 	}

@@ -22,10 +22,15 @@ func newDups(t *predump.Table) *dups {
 // find returns a page that has the content of page on the target, when
 // everything before this page is applied there. It remembers page for later
 // ones; who asks must send it then.
-func (d *dups) find(k place, page []byte) (transport.Ref, bool) {
+//
+// first is the first of the pages that are sent in one go with this one. The
+// table does not know of them yet: what it has of those before this page is not
+// on the target any more then.
+func (d *dups) find(k place, first uint64, page []byte) (transport.Ref, bool) {
 	sum := d.table.Sum(page)
 	at, ok := d.index[sum]
-	if ok && at != k && d.table.Has(at.im, at.page*pageSize, sum) {
+	gone := at.im == k.im && at.page >= first && at.page <= k.page
+	if ok && !gone && d.table.Has(at.im, at.page*pageSize, sum) {
 		return transport.Ref{ImageType: at.im.Type, Image: at.im.ID, Address: at.page * pageSize}, true
 	}
 	if ok || len(d.index) < maxDups {

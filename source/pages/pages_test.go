@@ -208,6 +208,39 @@ func TestRounds(t *testing.T) {
 	}
 }
 
+// TestCopyOfWhatIsGone gives pages each other's content in one go: what was in a
+// page before is not on the target any more once that page has been sent.
+func TestCopyOfWhatIsGone(t *testing.T) {
+	w := newWorld(t, 200)
+	for i := range w.pages() {
+		w.noise(i)
+	}
+	table := predump.NewTable()
+	p, err := New(Options{Table: table, DeltaCache: 64 << 20, Lowest: transport.CodecNone, Highest: transport.CodecZstd3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	tracker, o := w.tracker(table), &target{t: t, pages: map[place][]byte{}}
+	var copies uint64
+	for n := 1; n < 6; n++ {
+		r := p.Begin(t.Context(), o, n)
+		if err := w.round(tracker, r); err != nil {
+			t.Fatal(err)
+		}
+		w.compare(t, o)
+		copies += r.Stats().Duplicate
+		before := bytes.Clone(w.memory)
+		for i := range w.pages() { // each gets what its neighbour had, by turns the one before and the one after
+			j := (i + w.pages() + 1 - 2*(n%2)) % w.pages()
+			copy(w.page(i), before[j*pageSize:(j+1)*pageSize])
+		}
+	}
+	if copies == 0 {
+		t.Error("no copies")
+	}
+}
+
 // TestFinalContent lists pages whose content comes with the list, in order and
 // with their flags.
 func TestFinalContent(t *testing.T) {

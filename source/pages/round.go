@@ -33,8 +33,9 @@ func (p *Path) begin(ctx context.Context, out Out, n int, run func(func() error)
 
 // Data implements [predump.Sink].
 func (r *Round) Data(_ context.Context, im predump.Image, address uint64, data []byte) error {
+	first := address / pageSize
 	for ; len(data) > 0; data, address = data[pageSize:], address+pageSize {
-		r.page(im, address, data[:pageSize])
+		r.page(im, address, first, data[:pageSize])
 		if err := r.flushIfFull(); err != nil {
 			return err
 		}
@@ -43,10 +44,10 @@ func (r *Round) Data(_ context.Context, im predump.Image, address uint64, data [
 }
 
 // page adds one page, or where the target finds its content.
-func (r *Round) page(im predump.Image, address uint64, page []byte) {
+func (r *Round) page(im predump.Image, address, first uint64, page []byte) {
 	r.sent.add(r.seq, im, address, 1)
 	p := transport.Piece{Kind: transport.PieceData, ImageType: im.Type, Image: im.ID, Address: address, Pages: 1}
-	ref, ok := r.path.dups.find(place{im, address / pageSize}, page)
+	ref, ok := r.path.dups.find(place{im, address / pageSize}, first, page)
 	if !ok {
 		r.raw.Add(p, page)
 		return

@@ -1,13 +1,11 @@
 package hosts
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -79,15 +77,6 @@ var states = map[string]func(arg string) error{
 		})
 		keep = append(keep, l)
 		return err
-	},
-	"growing": func(string) error { // by 256 MiB, on SIGUSR1
-		wanted := make(chan os.Signal, 1)
-		signal.Notify(wanted, unix.SIGUSR1)
-		go func() {
-			<-wanted
-			keep = append(keep, bytes.Repeat([]byte{1}, 256<<20))
-		}()
-		return nil
 	},
 	"hostile": beHostile,
 }

@@ -41,7 +41,7 @@ var hostilities = map[string]struct {
 	"gone after prepare":   {prepared(nil, hangUp), "closed"},
 	"gone in the middle":   {prepared(nil, halfARound), "closed"},
 	"wrong digest":         {prepared(nil, wrongDigest), "arrived as"},
-	"too many streams":     {prepared(nil, send(transport.RoundEnd{Round: 1, Streams: make([]transport.StreamDigest, 2)})), "on 2 streams"},
+	"too many streams":     {prepared(nil, send(transport.RoundEnd{Round: 1, Streams: make([]transport.StreamDigest, migrate.MaxStreams+1)})), "on 5 streams"},
 	"falling pages":        {prepared(nil, pages(1, data(0x20000), data(0x10000))), "after"},
 	"pages twice":          {prepared(nil, pages(1, data(0x10000), data(0x10000))), "after"},
 	"more than reserved":   {prepared(nil, pages(0, zeros(0, 1<<31))), "more pages than were reserved"},

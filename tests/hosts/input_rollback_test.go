@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,18 +55,6 @@ func testRolledBack(t *testing.T, in *inputs) {
 			t.Fatalf("the first move: exit status %d\n%s", first.code, first.stderr)
 		}
 		move(t, in.b, in.load.ref(), in.a)
-	})
-	t.Run("grown on the way", func(t *testing.T) {
-		pid := startInState(t, in.a, "growing", "")
-		a := in.stopAt(t, "source:pre-copy", ofPID(pid, "B"), func() {
-			in.a.Run(t, "kill", "-USR1", strconv.Itoa(pid))
-			await(t, "it has grown", func() bool {
-				rss, _ := strconv.Atoi(strings.TrimSpace(in.a.Run(t, "ps", "-o", "rss=", "-p", strconv.Itoa(pid))))
-				return rss > 256<<10
-			})
-		})
-		failed("has grown too much since preflight", "move it again").check(t, a)
-		in.runsOn(t, ofPID(pid, "B"))
 	})
 	t.Run("ended on the way", func(t *testing.T) {
 		l := otherLoad(t, in.a)
