@@ -34,6 +34,8 @@ type scenario struct {
 	name   string
 	always bool                   // also run with every commit
 	fits   func(a, b Kernel) bool // nil for all kernels
+	memory int                    // MiB of each machine (default as in vms.json)
+	large  bool                   // only with -large
 	run    func(*stage)
 }
 
@@ -72,13 +74,13 @@ func TestVM(t *testing.T) {
 		t.Run(p[0].Label()+"_"+p[1].Label(), func(t *testing.T) {
 			b := bench{root: root, kernels: p}
 			t.Cleanup(b.stop)
-			for _, s := range all(moves, trackers, links) {
-				if (*kernelPairs == "" && !s.always) || (s.fits != nil && !s.fits(p[0], p[1])) {
+			for _, s := range all(moves, trackers, links, sizes) {
+				if (s.large && !*withLarge) || (*kernelPairs == "" && !s.always) || (s.fits != nil && !s.fits(p[0], p[1])) {
 					continue
 				}
 				row := Row{Scenario: s.name, Kernels: p[0].Label() + " to " + p[1].Label(), Verdict: "fail"}
 				start, ran := time.Now(), false
-				if t.Run(s.name, func(t *testing.T) { ran = true; s.run(b.stage(t, &row)) }) {
+				if t.Run(s.name, func(t *testing.T) { ran = true; s.run(b.stage(t, &row, s.memory)) }) {
 					row.Verdict = "pass"
 				}
 				if !ran { // -run left it out
@@ -125,11 +127,12 @@ func parsePairs(s string, d Definition, im Image) (pairs [][2]Kernel, err error)
 }
 
 // bench keeps two machines for the scenarios of a pair of kernels. After one
-// that failed they are started afresh.
+// that failed, or for one that needs another size, they are started afresh.
 type bench struct {
 	root    string
 	kernels [2]Kernel
 	set     *Set
+	memory  int // of set; see scenario
 }
 
 func (b *bench) stop() {
@@ -140,15 +143,18 @@ func (b *bench) stop() {
 }
 
 // stage readies the machines for a scenario.
-func (b *bench) stage(t *testing.T, row *Row) *stage {
+func (b *bench) stage(t *testing.T, row *Row, memory int) *stage {
 	t.Helper()
+	if b.memory != memory {
+		b.stop()
+	}
 	if b.set == nil {
 		start := time.Now()
-		set, err := Start(t.Context(), Options{Root: b.root, Log: os.Stderr, Kernels: map[string]string{"A": b.kernels[0].Version, "B": b.kernels[1].Version}})
+		set, err := Start(t.Context(), Options{Root: b.root, Log: os.Stderr, Memory: memory, Kernels: map[string]string{"A": b.kernels[0].Version, "B": b.kernels[1].Version}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.set = set
+		b.set, b.memory = set, memory
 		t.Logf("machines ready after %v", time.Since(start).Round(100*time.Millisecond))
 	}
 	before := b.set.processorTime()
