@@ -140,7 +140,7 @@ func progress(t *testing.T, h *testhost.Host) (p migrate.Progress) {
 
 // outruns starts a writer that no link capped as in [slowLink] keeps up with.
 func outruns(t *testing.T, h *testhost.Host) load {
-	return startLoad(t, h, "--memory", "64", "--dirty", "6000", "--hot", "1")
+	return startLoad(t, h, "--memory", "24", "--dirty", "6000", "--hot", "1")
 }
 
 var slowLink = []string{"--bandwidth", "8MiB", "--compress", "none", "--verify"}
