@@ -87,6 +87,13 @@ func TestCutLinkIsBroken(t *testing.T) {
 	}
 	w.cut.Store(true)
 	_, receiveErr := d.Receive(ctx)
+	for _, s := range []*Session{d, a} { // streams may learn of it first
+		select {
+		case <-s.Context().Done():
+		case <-ctx.Done():
+			t.Fatal("a session goes on over a link that is cut")
+		}
+	}
 	for name, err := range map[string]error{
 		"sender": <-sending, "reader": <-reading, "Receive": receiveErr,
 		"source's session": context.Cause(d.Context()), "target's session": context.Cause(a.Context()),
