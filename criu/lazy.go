@@ -15,7 +15,9 @@ import (
 // that CRIU gives with [PageLazy]. In a listing dump it does not say.
 //
 // That is private anonymous memory that is neither locked nor the kernel's own
-// (include/vma.h: vma_entry_can_be_lazy). Huge pages are never listed.
+// (include/vma.h: vma_entry_can_be_lazy), and not the stack of the first thread:
+// it is needed at once, and others read the command line there (proc_pid_cmdline(5)),
+// which does not wait for memory. Huge pages are never listed.
 type LazyPages struct {
 	spans []span // lazy, in rising order
 }
@@ -85,7 +87,7 @@ func isLazy(w []string) bool {
 		return false
 	}
 	name := strings.Join(w[5:], " ")
-	return name == "" || name == "[heap]" || name == "[stack]" || strings.HasPrefix(name, "[anon:")
+	return name == "" || name == "[heap]" || strings.HasPrefix(name, "[anon:")
 }
 
 // Cut cuts a run of pages in front: its first n are all lazy, or all not. n is

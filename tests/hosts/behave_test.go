@@ -341,7 +341,12 @@ func testSessions(t *testing.T, h trio) {
 	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}} {
 		r := move(t, hop[0], fmt.Sprintf("process:%d", root), hop[1])
 		t.Logf("%d processes: downtime %v, total %v", total, r.Downtime, r.TotalTime)
-		if got := treeOf(t, hop[1], root); !slices.Equal(got, want) {
+		// Command lines are memory, some of which may still be filled in.
+		got := treeOf(t, hop[1], root)
+		for end := time.Now().Add(5 * time.Second); !slices.Equal(got, want) && time.Now().Before(end); got = treeOf(t, hop[1], root) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if !slices.Equal(got, want) {
 			t.Errorf("the tree on %s is %q, want %q", hop[1].Name, got, want)
 		}
 	}
