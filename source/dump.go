@@ -216,7 +216,7 @@ func (d *dump) freeze(ctx context.Context) error {
 		return err
 	})
 	d.beside.Go(func() (err error) {
-		d.frozen, _, err = workload.Inspect(ctx, d.root)
+		d.frozen, err = workload.Describe(d.root)
 		return err
 	})
 	return nil

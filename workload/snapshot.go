@@ -19,9 +19,19 @@ import (
 // that end meanwhile are left out; if root is not there, or ends, the error
 // matches syscall.ESRCH.
 //
-// It may take some 100 ms for a tree with a thread in uninterruptible sleep, to
-// tell one that is stuck from one that reads a disk.
+// It may take some seconds for a tree with a thread in uninterruptible sleep, to
+// tell one that is stuck from one that reads a disk, or waits for a child of
+// vfork(2) whose program comes from a slow one.
 func Snapshot(ctx context.Context, root int) (Facts, error) {
+	f, err := snapshot(root)
+	if err != nil {
+		return f, err
+	}
+	return f, f.markStuck(ctx)
+}
+
+// snapshot is Snapshot as things are at this moment.
+func snapshot(root int) (Facts, error) {
 	f := Facts{Caller: os.Getpid(), Terminals: map[uint64]Size{}}
 	all, err := proc.All()
 	if err != nil {
@@ -55,7 +65,7 @@ func Snapshot(ctx context.Context, root int) (Facts, error) {
 	if f.ownPIDs() {
 		f.Joined = joined(f, all)
 	}
-	return f, f.markStuck(ctx)
+	return f, nil
 }
 
 // system reports whether a process is the host's own. Nothing more is asked about
@@ -201,8 +211,9 @@ func joined(f Facts, all []proc.Process) []proc.Process {
 	return list
 }
 
+// A task that sleeps so for longer will not be stopped in time for a dump.
 const (
-	stuckLooks = 5
+	stuckLooks = 120
 	stuckWait  = 25 * time.Millisecond
 )
 

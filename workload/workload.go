@@ -30,3 +30,13 @@ func Inspect(ctx context.Context, pid int) (migrate.Workload, []migrate.Finding,
 	}
 	return f.Workload(), f.Blockers(), nil
 }
+
+// Describe returns what Inspect does of a frozen tree, without what stands in the
+// way. It does not wait for tasks that seem stuck: those that a freezer holds do.
+func Describe(pid int) (migrate.Workload, error) {
+	f, err := snapshot(pid)
+	if err != nil {
+		return migrate.Workload{}, fmt.Errorf("describing process %d: %w", pid, err)
+	}
+	return f.Workload(), nil
+}
