@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"migrate/internal/fill"
 	"migrate/workload"
 	"migrate/workload/cgroup"
+	"migrate/workload/proc"
 )
 
 // The test binary is the supervisor, too, and the starter of one.
@@ -221,10 +223,7 @@ func (h *testHost) dumpAs(c *Client, name string, root int, group string) dumped
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.frozenAt = clock.Now()
-	if err := g.Freeze(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	d.frozenAt = freeze(t, g)
 	d.facts, _, err = workload.Inspect(t.Context(), root)
 	if err != nil {
 		t.Fatal(err)
@@ -245,6 +244,30 @@ func (h *testHost) dumpAs(c *Client, name string, root int, group string) dumped
 		t.Fatalf("dump: %v", err)
 	}
 	return d
+}
+
+// freeze freezes a group at a moment when none of its tasks is in vfork(2), where
+// CRIU could not stop it, and returns that moment.
+func freeze(t *testing.T, g *cgroup.Group) (at migrate.ClockReading) {
+	t.Helper()
+	eventually(t, "a moment without vfork", func() bool {
+		at = clock.Now()
+		if err := g.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pids, err := g.Procs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(pids, func(pid int) bool { return proc.Forking(pid, pid) }) {
+			return true
+		}
+		if err := g.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return false
+	})
+	return at
 }
 
 func (d dumped) prepare(name string) PrepareSpec {
