@@ -71,21 +71,14 @@ func pkill(h *testhost.Host, signal, pattern string) bool {
 // end exactly one copy runs, that there were never two, and that the journals
 // agree with that.
 func TestCrash(t *testing.T) {
-	points := slices.Concat(sourcePoints, targetPoints, supervisorPoints)
+	cells := cells()
 	for part := range parts {
 		t.Run(fmt.Sprintf("part%d", part+1), func(t *testing.T) {
 			t.Parallel()
 			set := testhost.Up(t, testhost.Options{Names: []string{"A", "B"}, AgentEnv: shortIdle})
-			for i, p := range points {
-				if i%parts != part {
-					continue
-				}
-				for _, v := range victims {
-					if slices.Contains(absent[p], v.name) {
-						continue
-					}
-					t.Run(p+"/"+v.name, func(t *testing.T) { runCrash(t, set, p, v) })
-				}
+			for i := part; i < len(cells); i += parts {
+				c := cells[i]
+				t.Run(c.point+"/"+c.victim.name, func(t *testing.T) { runCrash(t, set, c.point, c.victim) })
 			}
 		})
 	}
@@ -93,6 +86,23 @@ func TestCrash(t *testing.T) {
 
 // parts of the matrix run side by side: most of the time they wait.
 const parts = 3
+
+// A cell of the matrix is who dies where.
+type cell struct {
+	point  string
+	victim victim
+}
+
+func cells() (list []cell) {
+	for _, p := range slices.Concat(sourcePoints, targetPoints, supervisorPoints) {
+		for _, v := range victims {
+			if !slices.Contains(absent[p], v.name) {
+				list = append(list, cell{p, v})
+			}
+		}
+	}
+	return list
+}
 
 // shortIdle lets peers notice a lost link soon.
 var shortIdle = map[string]string{"MIGRATE_IDLE_TIMEOUT": "1s"}
@@ -103,8 +113,26 @@ type crash struct {
 	load  load
 	point string
 	cmd   *exec.Cmd
-	out   bytes.Buffer
-	err   bytes.Buffer
+	out   output
+	err   output
+}
+
+// output is what a command that runs has written so far.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
 }
 
 func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
@@ -130,6 +158,10 @@ func runCrash(t *testing.T, set *testhost.Set, point string, v victim) {
 		pkill(h, "CONT", "migrate")
 	}
 	died := time.Now()
+	if point == "source:pre-copy" && v.name != "source" {
+		c.awaitRedial(t) // which would go on for a minute
+		c.repair(t)
+	}
 	c.awaitEnd(t)
 	ended := time.Now()
 	c.repair(t)
@@ -207,6 +239,14 @@ func (c *crash) awaitPoint(t *testing.T) bool {
 		}
 	}
 	return false
+}
+
+// awaitRedial waits until the source, or who kills what it talks to, has noticed.
+func (c *crash) awaitRedial(t *testing.T) {
+	t.Helper()
+	await(t, "the source dials again, or gives up", func() bool {
+		return strings.Contains(c.out.String(), `"redial"`) || strings.Contains(c.out.String(), `"result"`)
+	})
 }
 
 func (c *crash) awaitEnd(t *testing.T) {

@@ -28,10 +28,25 @@ func Serve(l net.Listener) error {
 			return err
 		}
 		go func() {
-			defer c.Close()
 			answer(newFrames(c))
+			hangUp(c)
 		}()
 	}
+}
+
+// lastWords is how long a client may take to read an answer.
+const lastWords = 10 * time.Second
+
+// hangUp closes a connection after the client has. Closed with anything unread, such
+// as the end of an input that nobody wanted, it would be reset, and what the
+// client has not read yet be lost (RFC 1122, 4.2.2.13).
+func hangUp(c net.Conn) {
+	defer c.Close()
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+	_ = c.SetReadDeadline(time.Now().Add(lastWords))
+	_, _ = io.Copy(io.Discard, c)
 }
 
 // answer does one request. Who does not hear the answer has gone away.
