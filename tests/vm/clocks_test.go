@@ -21,7 +21,7 @@ var clocks = []scenario{
 // hoursApart moves a workload to a host whose clock is five hours ahead, and
 // back.
 func (s *stage) hoursApart() {
-	ref := s.capsule(s.a, "--memory", "16", "--dirty", "50")
+	ref := s.capsule(s.a, "--memory", "8", "--dirty", "50")
 	before := s.verify(s.a)
 	s.setClock(s.b, time.Now().Add(5*time.Hour))
 	skew := s.clockOf(s.b) - s.clockOf(s.a)
@@ -40,7 +40,7 @@ func (s *stage) hoursApart() {
 // does that finds them wrong, while a move is under way.
 func (s *stage) clockStep(point string) {
 	s.setClock(s.b, time.Now().Add(2*time.Hour))
-	ref := s.capsule(s.a, "--memory", "16", "--dirty", "50")
+	ref := s.capsule(s.a, "--memory", "8", "--dirty", "50")
 	before := s.verify(s.a)
 	var stepA time.Duration
 	r, code := s.moveStopped(ref, point, func() {

@@ -38,7 +38,7 @@ func (s *stage) shaped(netem string) migrate.Report {
 	for _, m := range []*Machine{s.a, s.b} {
 		s.sh(m, "tc qdisc replace dev eth1 root netem "+netem)
 	}
-	r, _ := s.move(s.a, s.capsule(s.a, "--memory", "16", "--dirty", "50", "--fill", "random"), s.b)
+	r, _ := s.move(s.a, s.capsule(s.a, "--memory", "8", "--dirty", "50", "--fill", "random"), s.b)
 	return r
 }
 

@@ -23,11 +23,11 @@ var moves = []scenario{
 }
 
 func (s *stage) capsuleHops() {
-	s.threeHops(s.capsule(s.a, "--memory", "16", "--dirty", "100"), "--tracker", "hash")
+	s.threeHops(s.capsule(s.a, "--memory", "8", "--dirty", "100"), "--tracker", "hash")
 }
 
 func (s *stage) processHops() {
-	s.threeHops(s.process(s.a, "--memory", "16", "--dirty", "100"), "--tracker", "hash")
+	s.threeHops(s.process(s.a, "--memory", "8", "--dirty", "100"), "--tracker", "hash")
 }
 
 // threeHops moves a workload there, back and there again, between hosts that

@@ -72,8 +72,9 @@ func (s *stage) verify(m *Machine) testload.Status {
 	return status
 }
 
-// limits make slowness no failure.
-var limits = []string{"--timeout", "20m", "--freeze-timeout", "5m"}
+// limits make slowness no failure, and keep a slow machine from copying over
+// and over, as no freeze would be short enough there.
+var limits = []string{"--timeout", "20m", "--freeze-timeout", "5m", "--max-rounds", "3"}
 
 // move moves a workload, and demands that it arrives and is well.
 func (s *stage) move(from *Machine, ref string, to *Machine, flags ...string) (migrate.Report, testload.Status) {
