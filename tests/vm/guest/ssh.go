@@ -54,7 +54,7 @@ func (s Settings) startSSH() error {
 			return fmt.Errorf("ssh-keygen: %w\n%s", err, out)
 		}
 	}
-	_, err = start("/usr/sbin/sshd", "-D", "-o", "HostKey="+hostKey, "-o", "UsePAM=no", "-o", "UseDNS=no", "-o", "PasswordAuthentication=no")
+	_, err = start("/usr/sbin/sshd", "-D", "-f", "/dev/null", "-o", "HostKey="+hostKey, "-o", "UsePAM=no", "-o", "UseDNS=no", "-o", "PasswordAuthentication=no")
 	return err
 }
 
