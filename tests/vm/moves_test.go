@@ -13,31 +13,36 @@ import (
 // just been started.
 const months = 200 * 24 * time.Hour
 
-// moves are the plain stories, in which memory is copied in a way that every
-// kernel can.
+// moves are the plain stories.
 var moves = []scenario{
 	{name: "capsule three hops", always: true, run: (*stage).capsuleHops},
-	{name: "process three hops", always: true, run: (*stage).processHops},
-	{name: "capsule three hops, A up for months", fits: ring, machines: machines{uptimeA: months}, run: (*stage).capsuleHops},
-	{name: "process three hops, A up for months", fits: ring, machines: machines{uptimeA: months}, run: (*stage).processHops},
+	{name: "process three hops", always: true, run: func(s *stage) {
+		s.threeHops(s.process(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerHash)
+	}},
+	{name: "three hops, A up for months", fits: ring, machines: machines{uptimeA: months}, run: (*stage).capsuleHops},
 }
 
+// capsuleHops leaves it to migrate how to track memory: all these kernels have
+// soft-dirty.
 func (s *stage) capsuleHops() {
-	s.threeHops(s.capsule(s.a, "--memory", "8", "--dirty", "100"), "--tracker", "hash")
-}
-
-func (s *stage) processHops() {
-	s.threeHops(s.process(s.a, "--memory", "8", "--dirty", "100"), "--tracker", "hash")
+	s.threeHops(s.capsule(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerAuto)
 }
 
 // threeHops moves a workload there, back and there again, between hosts that
 // have been up for different times.
-func (s *stage) threeHops(ref string, flags ...string) {
+func (s *stage) threeHops(ref string, tracker migrate.Tracker) {
 	s.Helper()
+	want := tracker
+	if tracker == migrate.TrackerAuto {
+		want = migrate.TrackerSoftDirty
+	}
 	s.Logf("up for: A %s, B %s", s.uptime(s.a), s.uptime(s.b))
 	before := s.verify(s.a)
 	for i, hop := range [][2]*Machine{{s.a, s.b}, {s.b, s.a}, {s.a, s.b}} {
-		r, after := s.move(hop[0], ref, hop[1], flags...)
+		r, after := s.move(hop[0], ref, hop[1], "--tracker", string(tracker))
+		if r.Tracker != want {
+			s.Errorf("hop %d: tracker %s (%s), want %s", i+1, r.Tracker, r.TrackerWhy, want)
+		}
 		if after.PID != before.PID || after.SID != before.SID {
 			s.Errorf("hop %d: pid and sid are %d and %d, were %d and %d", i+1, after.PID, after.SID, before.PID, before.SID)
 		}

@@ -17,7 +17,7 @@ var refusals = []scenario{
 
 // noMemory fills the target's memory: the move is refused until it is free.
 func (s *stage) noMemory() {
-	ref := s.capsule(s.a, "--memory", "64", "--dirty", "50", "--fill", "text")
+	ref := s.capsule(s.a, "--memory", "16", "--dirty", "50", "--fill", "text")
 	s.sh(s.b, `free=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)
 		mount -o remount,size=100% /dev/shm
 		head -c $((free - 100 * 1024))K /dev/zero >/dev/shm/full`)

@@ -19,16 +19,10 @@ var trackers = []scenario{
 	{name: "soft-dirty huge pages", fits: ring, run: (*stage).hugePages},
 	{name: "soft-dirty and uffd-wp compared", fits: once, run: (*stage).compared},
 	{name: "uffd-wp falls back", fits: func(a, _ Kernel) bool { return !at6x7(a) }, run: func(s *stage) {
-		ref := s.capsule(s.a, "--memory", "16", "--dirty", "100")
+		ref := s.capsule(s.a, "--memory", "8", "--dirty", "100")
 		r, _ := s.move(s.a, ref, s.b, "--tracker", "uffd-wp")
 		if r.Tracker != migrate.TrackerSoftDirty || !strings.Contains(r.TrackerWhy, "write protection") {
 			s.Errorf("tracker %s, because %q; want soft-dirty, and why", r.Tracker, r.TrackerWhy)
-		}
-	}},
-	{name: "auto", always: true, run: func(s *stage) {
-		ref := s.capsule(s.a, "--memory", "16", "--dirty", "100")
-		if r, _ := s.move(s.a, ref, s.b); r.Tracker != migrate.TrackerSoftDirty {
-			s.Errorf("tracker %s (%s), want soft-dirty on kernels that have it", r.Tracker, r.TrackerWhy)
 		}
 	}},
 }
