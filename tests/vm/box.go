@@ -111,12 +111,12 @@ func boxDisk(ctx context.Context, im Image, dir string) error {
 	return packBox(ctx, im.Disk(), fi.Size(), dir, box)
 }
 
-func packBox(ctx context.Context, disk string, size int64, dir, box string) error {
+func packBox(ctx context.Context, disk string, size int64, dir, box string) (err error) {
 	tmp, err := os.MkdirTemp(dir, "box")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	// https://vagrant-libvirt.github.io/vagrant-libvirt/boxes.html; the size is in GiB.
 	about, err := json.Marshal(map[string]any{"provider": "libvirt", "format": "qcow2", "virtual_size": (size + 1<<30 - 1) >> 30})
 	if err != nil {
