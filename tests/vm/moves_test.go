@@ -23,9 +23,9 @@ var moves = []scenario{
 }
 
 // capsuleHops leaves it to migrate how to track memory: all these kernels have
-// soft-dirty.
+// soft-dirty. So much memory is restored lazily.
 func (s *stage) capsuleHops() {
-	s.threeHops(s.capsule(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerAuto)
+	s.threeHops(s.capsule(s.a, "--memory", "48", "--dirty", "100", "--hot", "0.25"), migrate.TrackerAuto)
 }
 
 // threeHops moves a workload there, back and there again, between hosts that
