@@ -15,7 +15,7 @@ func at6x7(k Kernel) bool { return k.Label() != "6.1" }
 
 var trackers = []scenario{
 	{name: "soft-dirty shrinks", always: true, run: func(s *stage) { s.shrinks(migrate.TrackerSoftDirty) }},
-	{name: "uffd-wp shrinks", always: true, fits: func(a, _ Kernel) bool { return at6x7(a) }, run: func(s *stage) { s.shrinks(migrate.TrackerUffdWP) }},
+	{name: "uffd-wp shrinks", fits: func(a, _ Kernel) bool { return at6x7(a) }, run: func(s *stage) { s.shrinks(migrate.TrackerUffdWP) }},
 	{name: "soft-dirty huge pages", fits: ring, run: (*stage).hugePages},
 	{name: "soft-dirty and uffd-wp compared", fits: once, run: (*stage).compared},
 	{name: "uffd-wp falls back", fits: func(a, _ Kernel) bool { return !at6x7(a) }, run: func(s *stage) {
