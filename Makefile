@@ -4,7 +4,7 @@ GO ?= go
 LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: build setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix
+.PHONY: build setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix vagrant-box
 
 build: # the binary, as build/migrate
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/migrate ./cmd/migrate
@@ -43,6 +43,10 @@ vm-test: vm-setup # one pair of kernels, as every commit; writes build/vm-report
 
 vm-matrix: vm-setup # every ordered pair of kernels, every scenario
 	$(GO) test ./tests/vm -count=1 -timeout 4h -v -run 'TestVM' -vm -kernels all $(VMFLAGS)
+
+vagrant-box: # build/vagrant, which the Vagrantfile needs: docs/vagrant.md
+	@scripts/setup vagrant
+	$(GO) run ./tests/vm/cmd/vm box
 
 fuzz: # every fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)

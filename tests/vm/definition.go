@@ -16,10 +16,11 @@ var definitionJSON []byte
 // Definition says what the machines are made of: vms.json, which the
 // Vagrantfile reads as well.
 type Definition struct {
-	Suite    string   `json:"suite"`    // release that the guests' programs are from
-	Packages []string `json:"packages"` // of them
-	Kernels  []string `json:"kernels"`  // releases that kernels are from
-	CPU      string   `json:"cpu"`      // model, under emulation
+	Suite    string   `json:"suite"`        // release that the guests' programs are from
+	Packages []string `json:"packages"`     // of them
+	Kernels  []string `json:"kernels"`      // releases that kernels are from
+	CPU      string   `json:"cpu"`          // model, under emulation
+	Line     string   `json:"command-line"` // of the kernel; a panic must end the machine at once
 	Memory   int      `json:"memory-mib"`
 	Network  string   `json:"network"` // address and prefix of the bridge, where a client can be
 	Hosts    []Host   `json:"hosts"`

@@ -12,9 +12,9 @@ import (
 )
 
 // writeInitrd writes the initial file system for a kernel: the guest program,
-// and the modules for the disk. It is not compressed: reading it is cheap, and
-// emulated processors are slow.
-func writeInitrd(path string, k Kernel, program string) (err error) {
+// the modules for the disk and, unless it is "", a file of keys that may log in.
+// It is not compressed: reading it is cheap, and emulated processors are slow.
+func writeInitrd(path string, k Kernel, program, keys string) (err error) {
 	early, err := filepath.Glob(filepath.Join(k.dir, "early", "*.ko"))
 	if err != nil {
 		return err
@@ -32,6 +32,9 @@ func writeInitrd(path string, k Kernel, program string) (err error) {
 	c.addFile("init", 0o755, program)
 	for _, m := range early {
 		c.addFile(guest.EarlyDir[1:]+"/"+filepath.Base(m), 0o644, m)
+	}
+	if keys != "" {
+		c.addFile(guest.KeysFile[1:], 0o600, keys)
 	}
 	return c.close()
 }

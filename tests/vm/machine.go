@@ -38,18 +38,18 @@ func accelerator() string { return cmp.Or(os.Getenv("VM_ACCEL"), "tcg") }
 
 // arguments are QEMU's. Processor features are those of the definition under
 // emulation, and the host's else.
-func arguments(d Definition, h Host, k Kernel, im Image, initrd, console string) []string {
+func arguments(d Definition, h Host, k Kernel, im Image, initrd, console string, up time.Duration) []string {
 	accel, cpu := accelerator(), "host"
 	if accel == "tcg" {
 		accel, cpu = "tcg,thread=multi", d.CPU
 	}
-	settings := guest.Settings{Name: h.Name, Number: h.Number, Address: h.Address}
+	settings := guest.Settings{Name: h.Name, Number: h.Number, Address: h.Address, Uptime: int(up.Seconds())}
 	return []string{
 		"-name", h.Name, "-accel", accel, "-cpu", cpu, "-machine", "q35", "-smp", "1", "-m", strconv.Itoa(d.Memory) + "M",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:" + console,
 		"-kernel", filepath.Join(k.dir, "vmlinuz"), "-initrd", initrd,
-		// A panic ends QEMU at once: it reboots, which -no-reboot makes an end.
-		"-append", "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off nokaslr tsc=reliable random.trust_cpu=on " + settings.CommandLine(),
+		// A panic ends QEMU at once: it reboots (panic=-1), which -no-reboot makes an end.
+		"-append", d.Line + " " + settings.CommandLine(),
 		"-drive", "file=" + im.Disk() + ",format=raw,if=virtio,snapshot=on,cache=unsafe",
 		"-netdev", fmt.Sprintf("user,id=control,restrict=on,hostfwd=tcp:%s-:%d", controlAddress(h), guest.Port),
 		"-device", fmt.Sprintf("virtio-net-pci,netdev=control,mac=%s:%02x,romfile=", guest.ControlMAC, h.Number),

@@ -1,44 +1,86 @@
 package vm
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"migrate"
 	"migrate/internal/testload"
 )
 
-// moves are the plain stories, in which memory is copied in a way that every
-// kernel can.
+// months is how long a host has been up for, of two of which the other one has
+// just been started.
+const months = 200 * 24 * time.Hour
+
+// moves are the plain stories.
 var moves = []scenario{
-	{name: "capsule three hops", always: true, run: func(s *stage) {
-		s.threeHops(s.capsule(s.a, "--memory", "16", "--dirty", "100"), "--tracker", "hash")
-	}},
+	{name: "capsule three hops", always: true, run: (*stage).capsuleHops},
 	{name: "process three hops", always: true, run: func(s *stage) {
-		s.threeHops(s.process(s.a, "--memory", "16", "--dirty", "100"), "--tracker", "hash")
+		s.threeHops(s.process(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerHash)
 	}},
+	{name: "three hops, A up for months", fits: ring, machines: machines{uptimeA: months}, run: (*stage).capsuleHops},
+}
+
+// capsuleHops leaves it to migrate how to track memory: all these kernels have
+// soft-dirty. So much memory is restored lazily.
+func (s *stage) capsuleHops() {
+	s.threeHops(s.capsule(s.a, "--memory", "48", "--dirty", "100", "--hot", "0.25"), migrate.TrackerAuto)
 }
 
 // threeHops moves a workload there, back and there again, between hosts that
 // have been up for different times.
-func (s *stage) threeHops(ref string, flags ...string) {
+func (s *stage) threeHops(ref string, tracker migrate.Tracker) {
 	s.Helper()
+	want := tracker
+	if tracker == migrate.TrackerAuto {
+		want = migrate.TrackerSoftDirty
+	}
+	s.Logf("up for: A %s, B %s", s.uptime(s.a), s.uptime(s.b))
 	before := s.verify(s.a)
 	for i, hop := range [][2]*Machine{{s.a, s.b}, {s.b, s.a}, {s.a, s.b}} {
-		r, after := s.move(hop[0], ref, hop[1], flags...)
+		r, after := s.move(hop[0], ref, hop[1], "--tracker", string(tracker))
+		if r.Tracker != want {
+			s.Errorf("hop %d: tracker %s (%s), want %s", i+1, r.Tracker, r.TrackerWhy, want)
+		}
 		if after.PID != before.PID || after.SID != before.SID {
 			s.Errorf("hop %d: pid and sid are %d and %d, were %d and %d", i+1, after.PID, after.SID, before.PID, before.SID)
 		}
-		s.checkClocks(r, before, after)
+		s.checkClocks(r, before, after, 0)
+		s.checkWarnings(r, hop[0].Kernel, hop[1].Kernel)
 		s.nothingOf(hop[0])
 		before = after
 	}
 }
 
-// checkClocks demands that the monotonic clock went on by about as much as the
-// wall clocks of the machines, which QEMU sets alike to within a second or two.
-func (s *stage) checkClocks(r migrate.Report, before, after testload.Status) {
+func (s *stage) uptime(m *Machine) string {
+	return strings.Fields(s.sh(m, "cat /proc/uptime"))[0] + " s"
+}
+
+// checkWarnings demands a warning of an older kernel where there is one, and
+// no other.
+func (s *stage) checkWarnings(r migrate.Report, from, to Kernel) {
 	s.Helper()
-	gained, wall := time.Duration(after.Mono-before.Mono), time.Duration(after.Realtime-before.Realtime)
+	var codes []string
+	for _, w := range r.Warnings {
+		codes = append(codes, w.Code)
+	}
+	order := []string{"6.1", "6.12", "7.2"}
+	var want []string
+	if slices.Index(order, to.Label()) < slices.Index(order, from.Label()) {
+		want = []string{"kernel-older"}
+	}
+	if !slices.Equal(codes, want) {
+		s.Errorf("warnings %+v, want %q", r.Warnings, want)
+	}
+}
+
+// checkClocks demands that the monotonic clock went on by about as much as the
+// wall clocks of the machines, of which the target's is ahead by skew. Without
+// one QEMU sets them alike to within a second or two.
+func (s *stage) checkClocks(r migrate.Report, before, after testload.Status, skew time.Duration) {
+	s.Helper()
+	gained, wall := time.Duration(after.Mono-before.Mono), time.Duration(after.Realtime-before.Realtime)-skew
 	if gained < 0 {
 		s.Errorf("CLOCK_MONOTONIC went back by %v", -gained)
 	}

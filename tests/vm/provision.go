@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -59,7 +60,11 @@ func provision(ctx context.Context, guests []Guest, bin, dir string, bare bool) 
 	if err != nil || bare {
 		return err
 	}
-	if err := certificates(ctx, guests, bin, dir); err != nil {
+	var hosts []Host
+	for _, g := range guests {
+		hosts = append(hosts, g.Host)
+	}
+	if err := certificates(ctx, hosts, bin, dir); err != nil {
 		return err
 	}
 	return each(guests, func(g Guest) error {
@@ -105,8 +110,8 @@ func (g Guest) putDir(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// certificates issues one for each guest, in a directory of its name in dir.
-func certificates(ctx context.Context, guests []Guest, bin, dir string) error {
+// certificates issues one for each host, in a directory of its name in dir.
+func certificates(ctx context.Context, hosts []Host, bin, dir string) error {
 	run := func(args ...string) error {
 		cmd := exec.CommandContext(ctx, filepath.Join(bin, "migrate"), append(args, "--pki-dir", filepath.Join(dir, "pki"))...)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -117,8 +122,8 @@ func certificates(ctx context.Context, guests []Guest, bin, dir string) error {
 	if err := run("pki", "init"); err != nil {
 		return err
 	}
-	for _, g := range guests {
-		if err := run("pki", "issue", g.Name, "--san", g.IP(), "--out", filepath.Join(dir, g.Name)); err != nil {
+	for _, h := range hosts {
+		if err := run("pki", "issue", h.Name, "--san", h.IP(), "--out", filepath.Join(dir, h.Name)); err != nil {
 			return err
 		}
 	}
@@ -132,19 +137,10 @@ const (
 )
 
 // agentScript starts an agent, with the arguments it is given, and waits until
-// it is ready: it tells NOTIFY_SOCKET so, as it would tell systemd.
-const agentScript = `
-n=/run/migrate-agent.sock said=/run/migrate-agent.said
-rm -f $n $said
-socat -u UNIX-RECV:$n CREATE:$said & waiter=$!
-until [ -S $n ]; do sleep 0.02; done
-NOTIFY_SOCKET=$n setsid migrate agent "$@" >>` + agentLog + ` 2>&1 </dev/null & agent=$!
-echo $agent >` + agentPID + `
-until grep -q READY=1 $said 2>/dev/null; do
-	kill -0 $agent 2>/dev/null || { kill $waiter; tail ` + agentLog + ` >&2; exit 1; }
-	sleep 0.05
-done
-kill $waiter`
+// it is ready. The Vagrantfile runs it as well.
+//
+//go:embed agent.sh
+var agentScript string
 
 // startAgent starts a guest's agent, which takes workloads and orders from all
 // guests.

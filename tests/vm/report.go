@@ -1,9 +1,14 @@
 package vm
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"migrate"
 )
@@ -51,4 +56,50 @@ func writeRows(path string, rows []Row) error {
 		return err
 	}
 	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// ReadRows reads the report of a run.
+func ReadRows(path string) (rows []Row, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &rows); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return rows, nil
+}
+
+// Table shows rows for people, in Markdown: those of one scenario together. Of
+// several moves it gives each one's figures.
+func Table(rows []Row) string {
+	var names []string
+	for _, r := range rows {
+		if !slices.Contains(names, r.Scenario) {
+			names = append(names, r.Scenario)
+		}
+	}
+	rows = slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b Row) int {
+		return cmp.Or(slices.Index(names, a.Scenario)-slices.Index(names, b.Scenario), strings.Compare(a.Kernels, b.Kernels))
+	})
+	var b strings.Builder
+	fmt.Fprintln(&b, "| scenario | kernels | downtime (ms) | rounds | MiB | verdict |\n|---|---|---|---|---|---|")
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Scenario, r.Kernels,
+			r.each(func(m Move) string { return fmt.Sprint(time.Duration(m.Downtime).Milliseconds()) }),
+			r.each(func(m Move) string { return fmt.Sprint(m.Rounds) }),
+			r.each(func(m Move) string { return fmt.Sprintf("%.1f", float64(m.Transferred)/(1<<20)) }), r.Verdict)
+	}
+	return b.String()
+}
+
+// each joins what f says of the moves. One that did not end on the target has
+// no downtime, and may have no rounds.
+func (r Row) each(f func(Move) string) string {
+	var words []string
+	for _, m := range r.Moves {
+		words = append(words, f(m))
+	}
+	return strings.Join(words, ", ")
 }

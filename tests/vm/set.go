@@ -13,13 +13,14 @@ import (
 
 // Options are those of a set of machines.
 type Options struct {
-	Hosts   []string          // names in vms.json (default A and B)
-	Kernels map[string]string // by host: a label, release or version (default as in vms.json)
-	Memory  int               // MiB of each (default as in vms.json)
-	CPU     map[string]string // by host: model under emulation (default as in vms.json)
-	Bare    bool              // neither certificates nor agents
-	Root    string            // of the source tree
-	Log     io.Writer         // progress, and boots that are tried again
+	Hosts   []string                 // names in vms.json (default A and B)
+	Kernels map[string]string        // by host: a label, release or version (default as in vms.json)
+	Memory  int                      // MiB of each (default as in vms.json)
+	CPU     map[string]string        // by host: model under emulation (default as in vms.json)
+	Uptime  map[string]time.Duration // by host: for how long it seems to have been up before it booted
+	Bare    bool                     // neither certificates nor agents
+	Root    string                   // of the source tree
+	Log     io.Writer                // progress, and boots that are tried again
 }
 
 // Set is some machines on one bridge.
@@ -135,18 +136,19 @@ func (s *Set) bootAll(ctx context.Context, d Definition, hosts []Host, im Image,
 		if cpu := o.CPU[m.Name]; cpu != "" {
 			d.CPU = cpu
 		}
-		wg.Go(func() { errs[i] = s.bootOne(ctx, m, d, im, bin, o.Log) })
+		up := o.Uptime[m.Name]
+		wg.Go(func() { errs[i] = s.bootOne(ctx, m, d, im, bin, up, o.Log) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (s *Set) bootOne(ctx context.Context, m *Machine, d Definition, im Image, bin string, log io.Writer) error {
+func (s *Set) bootOne(ctx context.Context, m *Machine, d Definition, im Image, bin string, up time.Duration, log io.Writer) error {
 	initrd := filepath.Join(s.dir, m.Name+".initrd")
-	if err := writeInitrd(initrd, m.Kernel, filepath.Join(bin, "guest")); err != nil {
+	if err := writeInitrd(initrd, m.Kernel, filepath.Join(bin, "guest"), ""); err != nil {
 		return err
 	}
-	args := arguments(d, m.Host, m.Kernel, im, initrd, m.console)
+	args := arguments(d, m.Host, m.Kernel, im, initrd, m.console, up)
 	err := m.boot(ctx, s.netns, args)
 	if errors.Is(err, errPanic) {
 		fmt.Fprintf(log, "vm: %s panicked and is booted a second time; it said:\n%s\n", m.Name, tail(m.Console(), 40))

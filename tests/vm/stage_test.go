@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -71,8 +72,9 @@ func (s *stage) verify(m *Machine) testload.Status {
 	return status
 }
 
-// limits make slowness no failure.
-var limits = []string{"--timeout", "20m", "--freeze-timeout", "5m"}
+// limits make slowness no failure, and keep a slow machine from copying over
+// and over, as no freeze would be short enough there.
+var limits = []string{"--timeout", "20m", "--freeze-timeout", "5m", "--max-rounds", "3"}
 
 // move moves a workload, and demands that it arrives and is well.
 func (s *stage) move(from *Machine, ref string, to *Machine, flags ...string) (migrate.Report, testload.Status) {
@@ -131,7 +133,7 @@ func (s *stage) nothingOf(m *Machine) {
 func (s *stage) clear() error {
 	ctx, cancel := afterwards()
 	defer cancel()
-	const script = `tc qdisc del dev eth1 root 2>/dev/null
+	script := fmt.Sprintf("date -s @%d >/dev/null\n", time.Now().Unix()) + `tc qdisc del dev eth1 root 2>/dev/null
 		migrate ps --all --json | sed -n 's/.*"name":"\([^"]*\)".*/\1/p' | while read -r n; do migrate stop --rm --timeout 0 "$n" >/dev/null 2>&1; done
 		pkill -9 -x testload
 		echo always >/sys/kernel/mm/transparent_hugepage/enabled`

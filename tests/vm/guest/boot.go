@@ -38,7 +38,7 @@ func Boot() error {
 	if err := mount(disk, root, "ext4", unix.MS_NOATIME, ""); err != nil {
 		return err
 	}
-	if err := copyFile("/init", root+Path); err != nil {
+	if err := errors.Join(copyFile("/init", root+Path), installKeys(root)); err != nil {
 		return err
 	}
 	// Nothing reads them any more, and they are in memory.

@@ -143,12 +143,16 @@ func TestFiles(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
-	want := Settings{Name: "A", Number: 3, Address: "10.0.0.3/24"}
-	got, err := ParseCommandLine("console=ttyS0 quiet " + want.CommandLine() + "\n")
-	if err != nil || got != want {
-		t.Errorf("got %+v, %v", got, err)
+	for _, want := range []Settings{
+		{Name: "A", Number: 3, Address: "10.0.0.3/24"},
+		{Name: "B", Number: 4, Address: "10.0.0.4/24", Uptime: 1000, SSH: true},
+	} {
+		got, err := ParseCommandLine("console=ttyS0 quiet " + want.CommandLine() + "\n")
+		if err != nil || got != want {
+			t.Errorf("got %+v, %v", got, err)
+		}
 	}
-	for _, bad := range []string{"", "vm.name=A vm.ip=1/2", "vm.name=A vm.number=x vm.ip=1/2", "vm.number=1 vm.ip=1/2"} {
+	for _, bad := range []string{"", "vm.name=A vm.number=1 vm.ip=1/2 vm.uptime=long", "vm.name=A vm.ip=1/2", "vm.name=A vm.number=x vm.ip=1/2", "vm.number=1 vm.ip=1/2"} {
 		if s, err := ParseCommandLine(bad); err == nil {
 			t.Errorf("%q: %+v", bad, s)
 		}

@@ -32,25 +32,40 @@ type Settings struct {
 	Name    string // vm.name
 	Number  int    // vm.number
 	Address string // vm.ip, with prefix
+	Uptime  int    // vm.uptime: seconds that it seems to have been up for before
+	SSH     bool   // vm.ssh: be reached by SSH, at an address from DHCP
 }
 
 // CommandLine returns s for the kernel's command line.
 func (s Settings) CommandLine() string {
-	return fmt.Sprintf("vm.name=%s vm.number=%d vm.ip=%s", s.Name, s.Number, s.Address)
+	line := fmt.Sprintf("vm.name=%s vm.number=%d vm.ip=%s", s.Name, s.Number, s.Address)
+	if s.Uptime != 0 {
+		line += fmt.Sprintf(" vm.uptime=%d", s.Uptime)
+	}
+	if s.SSH {
+		line += " vm.ssh"
+	}
+	return line
 }
 
 // ParseCommandLine finds what [Settings.CommandLine] wrote.
 func ParseCommandLine(line string) (s Settings, err error) {
 	for _, word := range strings.Fields(line) {
 		key, value, _ := strings.Cut(word, "=")
+		var bad error
 		switch key {
 		case "vm.name":
 			s.Name = value
 		case "vm.number":
-			s.Number, err = strconv.Atoi(value)
+			s.Number, bad = strconv.Atoi(value)
 		case "vm.ip":
 			s.Address = value
+		case "vm.uptime":
+			s.Uptime, bad = strconv.Atoi(value)
+		case "vm.ssh":
+			s.SSH = true
 		}
+		err = errors.Join(err, bad)
 	}
 	if err != nil || s.Name == "" || s.Number < 1 || s.Address == "" {
 		return s, errors.Join(fmt.Errorf("bad settings in %q", line), err)
@@ -80,9 +95,14 @@ func Init() error {
 	}
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
-	server, err := startServer()
+	server, err := startServer(s.Uptime)
 	if err != nil {
 		return err
+	}
+	if s.SSH {
+		if err := s.startSSH(); err != nil {
+			return err
+		}
 	}
 	for {
 		if reap(server) {
@@ -107,9 +127,21 @@ func reap(pid int) (ended bool) {
 }
 
 // startServer starts the server as a process of its own: one that reaps
-// everything cannot wait for what it started.
-func startServer() (int, error) {
-	p, err := os.StartProcess(Path, []string{Path, "serve"}, &os.ProcAttr{
+// everything cannot wait for what it started. With an uptime, the server and
+// all that it runs are in a time namespace in which the machine seems to have
+// been up for so much longer.
+func startServer(uptime int) (int, error) {
+	args := []string{Path, "serve"}
+	if uptime != 0 {
+		seconds := strconv.Itoa(uptime)
+		args = append([]string{"/usr/bin/unshare", "--time", "--monotonic", seconds, "--boottime", seconds, "--fork"}, args...)
+	}
+	return start(args...)
+}
+
+// start starts a program in a session of its own.
+func start(args ...string) (int, error) {
+	p, err := os.StartProcess(args[0], args, &os.ProcAttr{
 		Dir: "/root", Env: os.Environ(), Files: []*os.File{nil, os.Stdout, os.Stderr}, Sys: &unix.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -188,6 +220,8 @@ func (s Settings) network() error {
 	fmt.Fprintln(&batch, "link set lo up")
 	for _, i := range interfaces {
 		switch mac := i.HardwareAddr.String(); {
+		case strings.HasPrefix(mac, ControlMAC) && s.SSH: // DHCP's
+			fmt.Fprintf(&batch, "link set %s up\n", i.Name)
 		case strings.HasPrefix(mac, ControlMAC):
 			fmt.Fprintf(&batch, "link set %[1]s up\naddress add 10.0.2.15/24 dev %[1]s\n", i.Name)
 		case strings.HasPrefix(mac, TestMAC):

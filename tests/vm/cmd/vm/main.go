@@ -42,7 +42,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	c.PersistentFlags().StringVar(&set, "set", "default", "name of the set, of which there can be several")
-	c.AddCommand(up(&set), serve(&set), down(&set), status(&set), exec(&set), copyFiles(&set), refresh(&set), console(&set), image())
+	c.AddCommand(up(&set), serve(&set), down(&set), status(&set), exec(&set), copyFiles(&set), refresh(&set), console(&set), image(), box(), table())
 	return c
 }
 
@@ -141,4 +141,39 @@ func image() *cobra.Command {
 	}
 	c.Flags().BoolVar(&fresh, "fresh", false, "build it anyway, from the packages of today")
 	return c
+}
+
+func box() *cobra.Command {
+	return &cobra.Command{
+		Use: "box", Short: "make what the Vagrantfile needs, and print where it is", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tree, err := vm.SourceTree()
+			if err != nil {
+				return err
+			}
+			dir, err := vm.Box(cmd.Context(), tree, os.Stderr)
+			if err == nil {
+				fmt.Println(dir)
+			}
+			return err
+		},
+	}
+}
+
+func table() *cobra.Command {
+	return &cobra.Command{
+		Use: "table REPORT...", Short: "print reports of test runs (build/vm-report.json) as one table", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var rows []vm.Row
+			for _, path := range args {
+				more, err := vm.ReadRows(path)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, more...)
+			}
+			fmt.Print(vm.Table(rows))
+			return nil
+		},
+	}
 }
