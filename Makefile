@@ -4,10 +4,13 @@ GO ?= go
 LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: build setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix vagrant-box
+.PHONY: build deb setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix vagrant-box
 
 build: # the binary, as build/migrate
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/migrate ./cmd/migrate
+
+deb: build # a Debian package in build; VERSION=1.2.3 names it
+	@packaging/deb build/migrate build
 
 setup: # what the machine lacks
 	@scripts/setup

@@ -47,6 +47,8 @@ type Workload struct {
 	ShellJob    bool       `json:"shell-job"`             // the root's session leader is outside the tree
 	Init        string     `json:"init,omitempty"`        // path of the tiny init in front of the program, if any
 	LogLimit    int64      `json:"log-limit,omitempty"`   // bytes a log file may grow to before it is rotated; 0 is no limit
+
+	Labels map[string]string `json:"labels,omitempty"` // that go with the workload
 }
 
 // Task is one process of the tree, with its threads.

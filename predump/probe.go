@@ -49,12 +49,21 @@ func probeUffd() error {
 		return err
 	}
 	defer pagemap.Close()
-	b, err := unix.Mmap(-1, 0, probePages*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	p, err := unix.MmapPtr(-1, 0, nil, probePages*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return fmt.Errorf("mmap: %w", err)
 	}
-	defer func() { _ = unix.Munmap(b) }() // which it cannot refuse
-	return probeScan(fd, pagemap, b)
+	b := unsafe.Slice((*byte)(p), probePages*PageSize)
+	ours := b
+	defer func() { _ = unix.MunmapPtr(unsafe.Pointer(&ours[0]), uintptr(len(ours))) }() // which it cannot refuse
+	if err := probeScan(fd, pagemap, b); err != nil {
+		return err
+	}
+	if err := moveHalf(b); err != nil {
+		return err
+	}
+	ours = b[len(b)/2:] // by now the rest may be another thread's
+	return probeMoved(fd, ioctlScanner{pagemap: pagemap, query: written}, ours)
 }
 
 // probeScan writes to one page after the other, and looks whether each scan
@@ -77,25 +86,32 @@ func probeScan(fd int, pagemap *os.File, b []byte) error {
 			return fmt.Errorf("a scan for written pages finds %x, want %x", got, want)
 		}
 	}
-	return probeMove(fd, s, b)
+	return nil
 }
 
-// probeMove looks whether a page that moves loses its protection, as from Linux
-// 6.13 on and where that was taken over. Else it would keep it unwatched, and
-// pass for unchanged once it is watched again, after it was written to.
-func probeMove(fd int, s ioctlScanner, b []byte) error {
+// moveHalf moves the first half of b over the second. Nothing is mapped where
+// the first was then.
+func moveHalf(b []byte) error {
 	half := len(b) / 2
 	_, err := unix.MremapPtr(unsafe.Pointer(&b[0]), uintptr(half), unsafe.Pointer(&b[half]), uintptr(half), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
 	if err != nil {
 		return fmt.Errorf("mremap: %w", err)
 	}
-	start := uint64(uintptr(unsafe.Pointer(&b[half])))
-	to := extent{start, start + uint64(half)}
+	return nil
+}
+
+// probeMoved looks whether pages that have moved to b lost their protection, as
+// from Linux 6.13 on and where that was taken over. Else they would keep it
+// unwatched, and pass for unchanged once they are watched again, after they were
+// written to.
+func probeMoved(fd int, s ioctlScanner, b []byte) error {
+	start := uint64(uintptr(unsafe.Pointer(&b[0])))
+	to := extent{start, start + uint64(len(b))}
 	if err := register(fd, to); err != nil {
 		return fmt.Errorf("userfaultfd register: %w", err)
 	}
 	found := false
-	err = s.scan(to, func(extent) error { found = true; return nil })
+	err := s.scan(to, func(extent) error { found = true; return nil })
 	if err == nil && !found {
 		err = errors.New("the kernel keeps the write protection of pages that mremap moves")
 	}

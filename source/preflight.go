@@ -91,14 +91,26 @@ func (v *move) inspect(ctx context.Context) ([]migrate.Finding, error) {
 			v.log.Warn("the workload's supervisor does not answer", "cause", err)
 		}
 	}
+	if facts.Labels, err = v.labels(facts.Name); err != nil {
+		return nil, err
+	}
 	v.facts = facts
 	return findings, nil
+}
+
+// labels returns those of the tree, which the target is to keep.
+func (v *move) labels(name string) (map[string]string, error) {
+	root, err := workload.Identify(v.root)
+	if err != nil {
+		return nil, err
+	}
+	return workload.Labels(v.cfg.StateDir, name, root)
 }
 
 // offer gathers what the target's preflight needs. What is wrong with this
 // host's CRIU is a finding, so that everything in the way is told at once.
 func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusable []migrate.Finding, err error) {
-	o = transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo,
+	o = transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo, Drain: v.drain,
 		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
 	var criuErr error
 	v.tool, criuErr = criu.Find(ctx, v.cfg.CRIU)

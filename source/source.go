@@ -68,6 +68,7 @@ type Request struct {
 	Ref     workload.Ref
 	Target  string // HOST or HOST:PORT
 	Options migrate.Options
+	Drain   migrate.ID          // that the move is part of; "" is none
 	Emit    func(migrate.Event) // may be nil; called from several goroutines, one at a time
 }
 
@@ -118,6 +119,7 @@ type move struct {
 	cancel context.CancelCauseFunc
 	id     migrate.ID
 	ref    workload.Ref
+	drain  migrate.ID
 	target string
 	opts   migrate.Options
 	log    *slog.Logger
@@ -174,7 +176,7 @@ func (m *Mover) begin(ctx context.Context, r Request) (*move, context.CancelCaus
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	v := &move{
-		Mover: m, ctx: ctx, id: r.ID, ref: r.Ref, target: r.Target, opts: r.Options,
+		Mover: m, ctx: ctx, id: r.ID, ref: r.Ref, drain: r.Drain, target: r.Target, opts: r.Options,
 		cancel: cancel,
 		log:    m.log.With("migration", r.ID, "side", "source"),
 		watch:  clock.NewStopwatch(),

@@ -30,6 +30,8 @@ type Config struct {
 	CRIU          string            // path; "" finds one, see criu.Find
 	IdleTimeout   time.Duration     // silence after which a peer counts as gone; 0 means 6 s
 	Source        Source            // this host's source side
+	Operator      Operator          // what operators may do to this host; nil is nothing
+	Requested     func(Request)     // told of what peers ask for, before it is done; nil tells nobody
 	Logger        *slog.Logger      // nil discards
 }
 
@@ -40,8 +42,18 @@ type Source interface {
 	State(ctx context.Context, id migrate.ID) (transport.State, error)
 	// Drive moves a workload of this host away, on an operator's wish.
 	Drive(ctx context.Context, d transport.Drive, emit func(migrate.Event)) (*migrate.Report, error)
-	// Reports returns the migrations of this host, newest first.
-	Reports() []migrate.Report
+	// Status returns the migrations of this host, newest first.
+	Status() transport.StatusReply
+}
+
+// Operator is what those who plan and operate may ask of a host, besides moves.
+type Operator interface {
+	// Workloads lists what runs on the host; blockers wants to know what keeps
+	// each from moving. Problems are what could not be listed.
+	Workloads(ctx context.Context, blockers bool) (list []migrate.Listed, problems []string)
+	// Operate does as the message of an operator says, and returns the answer.
+	// It is given Cordon, Change and Stop.
+	Operate(ctx context.Context, peer string, m transport.Message) (transport.Message, error)
 }
 
 // Agent serves one host. Make it with [New].
@@ -56,6 +68,7 @@ type Agent struct {
 	mu       sync.Mutex
 	live     map[migrate.ID]*receiver
 	reserved uint64 // bytes promised to migrations under way
+	drains   drains
 	work     sync.WaitGroup
 }
 
@@ -77,7 +90,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}, costs: newCosts()}
+	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}, costs: newCosts(), drains: drains{}}
 	a.tool, a.criuErr = criu.Find(ctx, cfg.CRIU)
 	if a.criuErr != nil {
 		a.log.Warn("no usable CRIU: this host can receive nothing", "cause", a.criuErr)
@@ -184,12 +197,13 @@ func (f *forbidden) Failure() migrate.Failure {
 }
 
 func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.Message) error {
-	mover := allowed(a.cfg.Allow, s.Peer())
+	err := a.permit(s.Peer(), m)
+	a.requested(s.Peer(), m, err)
+	if err != nil {
+		return err
+	}
 	switch m := m.(type) {
 	case transport.Offer:
-		if !mover {
-			return &forbidden{s.Peer(), "--allow"}
-		}
 		return a.receive(ctx, s, m)
 	case transport.Resume:
 		return a.resume(ctx, s, m)
@@ -200,14 +214,11 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 	case transport.Verdict:
 		return a.takeVerdict(ctx, s, m)
 	case transport.Drive:
-		if !allowed(a.cfg.AllowOperator, s.Peer()) {
-			return &forbidden{s.Peer(), "--allow-operator"}
-		}
 		return a.drive(ctx, s, m)
 	case transport.Status:
-		return s.Send(ctx, transport.StatusReply{Reports: a.cfg.Source.Reports()})
+		return s.Send(ctx, a.cfg.Source.Status())
 	}
-	return fmt.Errorf("unexpected %T", m)
+	return a.operate(ctx, s, m)
 }
 
 // refuse tells the peer why the session ends.

@@ -8,6 +8,7 @@ import (
 
 	"migrate"
 	"migrate/clock"
+	"migrate/internal/cordon"
 	"migrate/internal/hostinfo"
 	"migrate/rootfs"
 	"migrate/transport"
@@ -23,6 +24,13 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 	c := migrate.Check{Source: o.Host, Target: here, Blockers: []migrate.Finding{}, Warnings: []migrate.Finding{}}
 	blockers, warnings := compareHosts(o, here)
 	c.Blockers, c.Warnings = append(c.Blockers, blockers...), append(c.Warnings, warnings...)
+	cordoned, err := cordon.Load(a.cfg.StateDir)
+	if err != nil {
+		return c, err
+	}
+	if cordoned != nil {
+		c.Blockers = append(c.Blockers, cordon.Finding(here.Name, *cordoned))
+	}
 	if f := a.criuFinding(ctx, o, here.Name); f != nil {
 		c.Blockers = append(c.Blockers, *f)
 	}
@@ -34,7 +42,7 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 		NameTaken:    func(name string) bool { return workload.NameTaken(a.cfg.StateDir, name) },
 		CompareFiles: rootfs.Compare,
 	})...)
-	if f := a.room(o.Workload, here); f != nil {
+	if f := a.room(o.Workload, o.Drain, here); f != nil {
 		c.Blockers = append(c.Blockers, *f)
 	}
 	return c, nil

@@ -119,7 +119,7 @@ func TestRoom(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a := &Agent{reserved: tt.reserved}
 			got := ""
-			if f := a.room(migrate.Workload{MemoryBytes: tt.memory}, tt.here); f != nil {
+			if f := a.room(migrate.Workload{MemoryBytes: tt.memory}, "", tt.here); f != nil {
 				got = f.Code
 			}
 			if got != tt.want {
@@ -143,13 +143,13 @@ func TestGrow(t *testing.T) {
 		if err := os.Mkdir(r.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		r.reserved = reservation(0)
+		r.reserved = migrate.StoreReservation(0)
 		a.reserved += r.reserved
 		return r
 	}
 	modest, greedy := grower(), grower()
 	granted, err := modest.grow(4096)
-	if err != nil || granted < 4096 || modest.reserved != reservation(0)+granted {
+	if err != nil || granted < 4096 || modest.reserved != migrate.StoreReservation(0)+granted {
 		t.Errorf("grow() = %d, %v; %d bytes are reserved", granted, err, modest.reserved)
 	}
 	for range 1000 {

@@ -56,7 +56,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 	if _, err := migrate.ParseID(string(o.ID)); err != nil {
 		return err
 	}
-	if err := errors.Join(workload.ValidName(o.Workload.Name), o.Options.Validate()); err != nil {
+	if err := errors.Join(workload.ValidName(o.Workload.Name), workload.ValidLabels(o.Workload.Labels), o.Options.Validate()); err != nil {
 		return err
 	}
 	if !o.CheckOnly {
@@ -251,7 +251,7 @@ func pong(ctx context.Context, s *transport.Session, m transport.ClockPing) erro
 // CRIU, so that nothing has to start inside the downtime.
 func (r *receiver) prepare(ctx context.Context) error {
 	w := r.offer.Workload
-	r.reserved = reservation(w.MemoryBytes)
+	r.reserved = migrate.StoreReservation(w.MemoryBytes)
 	r.mu.Lock()
 	r.Agent.reserved += r.reserved
 	r.mu.Unlock()
@@ -280,6 +280,19 @@ func (r *receiver) prepare(ctx context.Context) error {
 	return r.super.Prepare(ctx, supervisor.PrepareSpec{
 		Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool.Path, Lazy: r.mode == migrate.RestoreLazy,
 	})
+}
+
+// label keeps the labels that came with the workload.
+func (r *receiver) label(pid int) error {
+	if len(r.offer.Workload.Labels) == 0 {
+		return nil
+	}
+	root, err := workload.Identify(pid)
+	if err != nil {
+		return err
+	}
+	w := r.offer.Workload
+	return workload.SaveLabels(r.cfg.StateDir, workload.Labelled{Name: w.Name, Kind: workload.Kind(w.Kind), Root: root, Labels: w.Labels})
 }
 
 // installInit puts the workload's own tiny init where it is on the source, if
@@ -339,6 +352,9 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 		return err
 	}
 	r.clock = held.Clock
+	if err := r.label(held.PID); err != nil {
+		return err
+	}
 	if err := r.entry.Step(migrate.Held, func(j *journal.Record) { j.RootPID = held.PID }); err != nil {
 		return err
 	}

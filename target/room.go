@@ -7,17 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"migrate"
 	"migrate/internal/hostinfo"
 )
-
-// reservation is the store that a workload of this size may take at first: it
-// may grow while it is copied.
-func reservation(memory uint64) uint64 { return memory + memory/4 + leastStep }
-
-// leastStep is the least by which a reservation rises, in bytes.
-const leastStep = 64 << 20
 
 // room is what a migration needs, in bytes: its reservation once in the store,
 // and once for the restored workload.
@@ -44,11 +38,13 @@ func (r room) in(here migrate.Host) *migrate.Finding {
 	return nil
 }
 
-// room tells whether a workload's memory fits.
-func (a *Agent) room(w migrate.Workload, here migrate.Host) *migrate.Finding {
+// room tells whether a workload's memory fits, beside what is promised to
+// others than the drain that it is moved by.
+func (a *Agent) room(w migrate.Workload, drain migrate.ID, here migrate.Host) *migrate.Finding {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return room{need: reservation(w.MemoryBytes), promised: a.reserved}.in(here)
+	promised := a.reserved + a.drains.promised(drain, time.Now())
+	return room{need: migrate.StoreReservation(w.MemoryBytes), promised: promised}.in(here)
 }
 
 // grow reserves more for a workload that has grown since preflight, if this
@@ -64,7 +60,7 @@ func (r *receiver) grow(bytes uint64) (uint64, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	step := max(bytes, r.reserved/4, leastStep)
+	step := max(bytes, r.reserved/4, migrate.ReservationStep)
 	need := r.reserved + step
 	if f := (room{need, min(stored, need), r.Agent.reserved - r.reserved}).in(here); f != nil {
 		return 0, errors.New(f.What)

@@ -41,3 +41,24 @@ func TestCall(t *testing.T) {
 		})
 	}
 }
+
+// TestOldPeer: what a peer's version lacks is not sent to it, and may not come
+// from it; the session goes on with what both speak.
+func TestOldPeer(t *testing.T) {
+	ctx := within(t, 10*time.Second)
+	here, old := pair(t, func(_, a *Config) { a.MaxVersion = 1 })
+	err := here.Send(ctx, Describe{})
+	f, own := migrate.FailureOf(err)
+	if !errors.Is(err, ErrVersion) || !own || f.Advice == "" {
+		t.Errorf("Send(Describe) to version 1 = %v, %+v", err, f)
+	}
+	if err := here.Send(ctx, Status{}); err != nil {
+		t.Errorf("Send(Status) after that = %v", err)
+	}
+	if m, err := old.Receive(ctx); err != nil || m.FrameType() != FrameStatus {
+		t.Errorf("Receive = %v, %v, want Status", m, err)
+	}
+	if _, err := decodeMessage(1, FrameDescribe, []byte("{}")); !errors.Is(err, ErrProtocol) {
+		t.Errorf("Describe in a session of version 1 = %v, want a protocol error", err)
+	}
+}

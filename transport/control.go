@@ -2,6 +2,7 @@ package transport
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"migrate"
@@ -36,6 +37,16 @@ var messages = map[FrameType]func([]byte) (Message, error){
 	FrameStatusReply: decode[StatusReply],
 	FrameResume:      decode[Resume],
 	FrameResumed:     decode[Resumed],
+	FrameDescribe:    decode[Describe],
+	FrameDescription: decode[Description],
+	FrameReserve:     decode[Reserve],
+	FrameReserved:    decode[Reserved],
+	FrameCordon:      decode[Cordon],
+	FrameCordoned:    decode[Cordoned],
+	FrameChange:      decode[Change],
+	FrameChanged:     decode[Changed],
+	FrameStop:        decode[Stop],
+	FrameStopped:     decode[Stopped],
 }
 
 func decode[M Message](b []byte) (Message, error) {
@@ -52,12 +63,27 @@ func decode[M Message](b []byte) (Message, error) {
 }
 
 // An ID from the peer becomes a file name, so it is checked where it comes in.
-func (m Offer) validate() error   { return validID(m.ID) }
 func (m Prepare) validate() error { return validID(m.ID) }
 func (m Ask) validate() error     { return validID(m.ID) }
 func (m State) validate() error   { return validID(m.ID) }
 func (m Verdict) validate() error { return validID(m.ID) }
 func (m Resume) validate() error  { return validID(m.ID) }
+func (m Change) validate() error  { return validID(m.ID) }
+func (m Reserve) validate() error { return validID(m.Drain) }
+
+func (m Cordon) validate() error { return orNone(m.Drain) }
+
+func (m Describe) validate() error { return orNone(m.Drain) }
+func (m Offer) validate() error    { return errors.Join(validID(m.ID), orNone(m.Drain)) }
+func (m Drive) validate() error    { return errors.Join(orNone(m.ID), orNone(m.Drain)) }
+
+// orNone accepts an ID, and none.
+func orNone(id migrate.ID) error {
+	if id == "" {
+		return nil
+	}
+	return validID(id)
+}
 
 func (m Resumed) validate() error {
 	if m.Round < 0 {
@@ -86,9 +112,9 @@ func encodeMessage(m Message) ([]byte, error) {
 }
 
 // decodeMessage returns the message of a frame whose length was checked.
-func decodeMessage(t FrameType, payload []byte) (Message, error) {
+func decodeMessage(version uint16, t FrameType, payload []byte) (Message, error) {
 	dec, ok := messages[t]
-	if !ok {
+	if !ok || !t.spoken(version) {
 		return nil, fmt.Errorf("%w: no %v on the control stream", ErrProtocol, t)
 	}
 	m, err := dec(payload)

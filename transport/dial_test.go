@@ -37,7 +37,7 @@ func TestDialRefused(t *testing.T) {
 			want:    ErrOurCertificate, what: "the peer does not accept this host's certificate",
 		},
 		{name: "another host answers", peer: "elsewhere", dialler: source, want: pki.ErrWrongName, what: "the peer's certificate is for another host"},
-		{name: "newer", dialler: Config{Identity: source.Identity, MinVersion: 2, MaxVersion: 3}, want: ErrVersion, what: "no protocol version that both hosts speak"},
+		{name: "newer", dialler: Config{Identity: source.Identity, MinVersion: MaxVersion + 1, MaxVersion: MaxVersion + 2}, want: ErrVersion, what: "no protocol version that both hosts speak"},
 		{name: "older", dialler: source, listener: func(c *Config) { c.MinVersion, c.MaxVersion = 5, 9 }, want: ErrVersion, what: "no protocol version that both hosts speak"},
 	}
 	for _, tt := range tests {

@@ -110,6 +110,26 @@ func (e *VersionError) Error() string {
 // Unwrap returns [ErrVersion].
 func (e *VersionError) Unwrap() error { return ErrVersion }
 
+// OldPeerError is a message that the peer's version of the protocol lacks.
+type OldPeerError struct {
+	Peer    string
+	Frame   FrameType
+	Version uint16 // that both sides speak
+}
+
+// Error names the peer and what it lacks.
+func (e *OldPeerError) Error() string {
+	return fmt.Sprintf("host %s runs an older migrate, which cannot do this (%v needs protocol version %d, it speaks %d)", e.Peer, e.Frame, since[e.Frame], e.Version)
+}
+
+// Unwrap returns [ErrVersion].
+func (e *OldPeerError) Unwrap() error { return ErrVersion }
+
+// Failure says what to do about it.
+func (e *OldPeerError) Failure() migrate.Failure {
+	return migrate.Failure{What: e.Error(), Advice: "upgrade migrate on " + e.Peer + " and start its agent again"}
+}
+
 func versions(lo, hi uint16) string {
 	if lo == hi {
 		return fmt.Sprint(lo)

@@ -39,6 +39,29 @@ const (
 	FrameResumed     FrameType = 0x1a
 )
 
+// Frames of the control stream for those who plan and operate, since version 2.
+const (
+	FrameDescribe    FrameType = 0x30
+	FrameDescription FrameType = 0x31
+	FrameReserve     FrameType = 0x32
+	FrameReserved    FrameType = 0x33
+	FrameCordon      FrameType = 0x34
+	FrameCordoned    FrameType = 0x35
+	FrameChange      FrameType = 0x36
+	FrameChanged     FrameType = 0x37
+	FrameStop        FrameType = 0x38
+	FrameStopped     FrameType = 0x39
+)
+
+// since is the protocol version that brought a frame, 1 if it is not here.
+var since = map[FrameType]uint16{
+	FrameDescribe: 2, FrameDescription: 2, FrameReserve: 2, FrameReserved: 2, FrameCordon: 2, FrameCordoned: 2,
+	FrameChange: 2, FrameChanged: 2, FrameStop: 2, FrameStopped: 2,
+}
+
+// spoken reports whether a frame exists in a version of the protocol.
+func (t FrameType) spoken(version uint16) bool { return since[t] <= version }
+
 // Frames of page and file streams; the payload is binary.
 const (
 	FramePagesStart FrameType = 0x40
@@ -57,6 +80,9 @@ var frameNames = map[FrameType]string{
 	FrameState: "State", FrameVerdict: "Verdict", FrameVerdictDone: "VerdictDone", FrameDrive: "Drive",
 	FrameProgress: "Progress", FrameCancel: "Cancel", FrameStatus: "Status", FrameStatusReply: "StatusReply",
 	FrameResume: "Resume", FrameResumed: "Resumed",
+	FrameDescribe: "Describe", FrameDescription: "Description", FrameReserve: "Reserve", FrameReserved: "Reserved",
+	FrameCordon: "Cordon", FrameCordoned: "Cordoned", FrameChange: "Change", FrameChanged: "Changed",
+	FrameStop: "Stop", FrameStopped: "Stopped",
 	FramePagesStart: "PagesStart", FrameBatch: "Batch", FrameFilesStart: "FilesStart",
 	FrameFileHeader: "FileHeader", FrameFileData: "FileData", FrameStreamEnd: "StreamEnd",
 }

@@ -11,7 +11,7 @@ import (
 // Versions of the protocol that this package speaks.
 const (
 	MinVersion uint16 = 1
-	MaxVersion uint16 = 1
+	MaxVersion uint16 = 2
 )
 
 const (

@@ -1,6 +1,10 @@
 package transport
 
-import "migrate"
+import (
+	"time"
+
+	"migrate"
+)
 
 // Message is one frame of the control stream. The types below are all there
 // are; docs/protocol.md says who sends which and when.
@@ -21,6 +25,7 @@ type Offer struct {
 	ReplyTo   string           `json:"reply-to,omitempty"`   // address of the source's agent, "" if it has none
 	CPUInfo   []byte           `json:"cpu-info,omitempty"`   // CRIU's cpuinfo image
 	Init      []byte           `json:"init,omitempty"`       // content of the workload's tiny init, if it has one
+	Drain     migrate.ID       `json:"drain,omitempty"`      // that the move is part of: its reservation is used
 }
 
 // Answer is the target's preflight.
@@ -158,6 +163,8 @@ type Drive struct {
 	Target    string          `json:"target"` // HOST[:PORT]
 	Options   migrate.Options `json:"options"`
 	CheckOnly bool            `json:"check-only,omitempty"`
+	ID        migrate.ID      `json:"id,omitempty"`    // of the migration, chosen by the client; "" leaves it to the agent. Since version 2
+	Drain     migrate.ID      `json:"drain,omitempty"` // that the move is part of. Since version 2
 }
 
 // Progress reports a driven migration; the last one carries its report.
@@ -175,7 +182,8 @@ type Status struct{}
 
 // StatusReply answers Status.
 type StatusReply struct {
-	Reports []migrate.Report `json:"reports"`
+	Reports  []migrate.Report                `json:"reports"`
+	Progress map[migrate.ID]migrate.Progress `json:"progress,omitempty"` // of those under way of which the agent's host is the source
 }
 
 // Resume is the first message on a session that takes the place of a broken
@@ -191,6 +199,68 @@ type Resume struct {
 type Resumed struct {
 	Round int    `json:"round"`
 	Seq   uint64 `json:"seq"`
+}
+
+// Describe asks an agent for the state of its host.
+type Describe struct {
+	Blockers bool       `json:"blockers,omitempty"` // look into each workload for what keeps it from moving
+	Drain    migrate.ID `json:"drain,omitempty"`    // whose reservation counts as free
+}
+
+// Description answers Describe.
+type Description struct {
+	State migrate.HostState `json:"state"`
+}
+
+// Reserve asks a target to keep room for the moves of a drain. It takes the
+// place of an earlier one of the same drain; one of no bytes gives up the room.
+type Reserve struct {
+	Drain migrate.ID    `json:"drain"`
+	Bytes uint64        `json:"bytes"`  // of memory
+	TTL   time.Duration `json:"ttl-ns"` // how long it holds unless it is renewed
+}
+
+// Reserved answers Reserve.
+type Reserved struct {
+	Free    uint64           `json:"free-bytes"` // of memory, without what is promised to others
+	Failure *migrate.Failure `json:"failure,omitempty"`
+}
+
+// Cordon has a host refuse workloads, or receive them again.
+type Cordon struct {
+	Off    bool          `json:"off,omitempty"`    // receive again
+	Drain  migrate.ID    `json:"drain,omitempty"`  // claims the host for a drain, so that no other one begins
+	TTL    time.Duration `json:"ttl-ns,omitempty"` // of that claim, unless it is renewed; 0 gives it up
+	Reason string        `json:"reason,omitempty"`
+}
+
+// Cordoned answers Cordon with what holds now.
+type Cordoned struct {
+	Cordon  *migrate.Cordon  `json:"cordon,omitempty"`
+	Failure *migrate.Failure `json:"failure,omitempty"`
+}
+
+// Change changes the cap on a migration under way of which the agent's host is
+// the source.
+type Change struct {
+	ID        migrate.ID `json:"id"`
+	Bandwidth int64      `json:"bandwidth"` // bytes per second; 0 lifts the cap
+}
+
+// Changed answers Change.
+type Changed struct {
+	Failure *migrate.Failure `json:"failure,omitempty"`
+}
+
+// Stop asks an agent to end a workload of its host.
+type Stop struct {
+	Ref     string        `json:"ref"`        // KIND:ID
+	Timeout time.Duration `json:"timeout-ns"` // after which it is killed
+}
+
+// Stopped answers Stop.
+type Stopped struct {
+	Failure *migrate.Failure `json:"failure,omitempty"`
 }
 
 // FrameType returns [FrameOffer].
@@ -270,3 +340,33 @@ func (Resume) FrameType() FrameType { return FrameResume }
 
 // FrameType returns [FrameResumed].
 func (Resumed) FrameType() FrameType { return FrameResumed }
+
+// FrameType returns [FrameDescribe].
+func (Describe) FrameType() FrameType { return FrameDescribe }
+
+// FrameType returns [FrameDescription].
+func (Description) FrameType() FrameType { return FrameDescription }
+
+// FrameType returns [FrameReserve].
+func (Reserve) FrameType() FrameType { return FrameReserve }
+
+// FrameType returns [FrameReserved].
+func (Reserved) FrameType() FrameType { return FrameReserved }
+
+// FrameType returns [FrameCordon].
+func (Cordon) FrameType() FrameType { return FrameCordon }
+
+// FrameType returns [FrameCordoned].
+func (Cordoned) FrameType() FrameType { return FrameCordoned }
+
+// FrameType returns [FrameChange].
+func (Change) FrameType() FrameType { return FrameChange }
+
+// FrameType returns [FrameChanged].
+func (Changed) FrameType() FrameType { return FrameChanged }
+
+// FrameType returns [FrameStop].
+func (Stop) FrameType() FrameType { return FrameStop }
+
+// FrameType returns [FrameStopped].
+func (Stopped) FrameType() FrameType { return FrameStopped }

@@ -129,8 +129,12 @@ func (s *Session) Finish(ctx context.Context) error {
 
 // Send sends a message. When it returns the message is on its way, not
 // necessarily received. If ctx ends with the message half sent, the control
-// stream is lost and every later Send fails.
+// stream is lost and every later Send fails. A message that the peer is too old
+// for is an [*OldPeerError], and nothing is sent.
 func (s *Session) Send(ctx context.Context, m Message) error {
+	if !m.FrameType().spoken(s.version) {
+		return &OldPeerError{Peer: s.peer, Frame: m.FrameType(), Version: s.version}
+	}
 	frame, err := encodeMessage(m)
 	if err != nil {
 		return err
@@ -167,7 +171,7 @@ func (s *Session) Receive(ctx context.Context) (Message, error) {
 		if err != nil {
 			return err
 		}
-		m, err = decodeMessage(FrameType(f[0]), f[headerLen:])
+		m, err = decodeMessage(s.version, FrameType(f[0]), f[headerLen:])
 		return err
 	})
 	if errors.Is(err, ErrProtocol) {

@@ -92,7 +92,7 @@ func pair(t testing.TB, change func(dialler, listener *Config)) (dialled, accept
 
 func TestSession(t *testing.T) {
 	d, a := pair(t, nil)
-	if d.Peer() != "target" || d.PeerHost() != "target" || a.Peer() != "source" || d.Version() != 1 || a.Version() != 1 {
+	if d.Peer() != "target" || d.PeerHost() != "target" || a.Peer() != "source" || d.Version() != MaxVersion || a.Version() != MaxVersion {
 		t.Errorf("peers %q (%q) and %q, versions %d and %d", d.Peer(), d.PeerHost(), a.Peer(), d.Version(), a.Version())
 	}
 	if d.RemoteAddr().String() != a.LocalAddr().String() && a.LocalAddr().(*net.UDPAddr).Port != d.RemoteAddr().(*net.UDPAddr).Port {

@@ -94,7 +94,7 @@ func TestMessages(t *testing.T) {
 		t.Errorf("%d messages and 6 other frames, but %d names", len(messages), len(frameNames))
 	}
 	for typ, dec := range messages {
-		m, err := dec([]byte(`{"id":"0123456789abcdef","phase":"held"}`))
+		m, err := dec([]byte(`{"id":"0123456789abcdef","drain":"0123456789abcdef","phase":"held"}`))
 		if err != nil {
 			t.Errorf("%v: %v", typ, err)
 			continue
@@ -108,7 +108,7 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%v: %v", typ, err)
 			continue
 		}
-		if again, err := decodeMessage(FrameType(frame[0]), frame[headerLen:]); err != nil || !reflect.DeepEqual(again, m) {
+		if again, err := decodeMessage(MaxVersion, FrameType(frame[0]), frame[headerLen:]); err != nil || !reflect.DeepEqual(again, m) {
 			t.Errorf("%v: %+v, %v, want %+v", typ, again, err, m)
 		}
 	}
@@ -117,7 +117,7 @@ func TestMessages(t *testing.T) {
 func TestEmptyMessagesComeBack(t *testing.T) {
 	for _, m := range []Message{VerdictDone{}, State{ID: "0123456789abcdef"}, Progress{}, Answer{}, StatusReply{}, Refused{}, Abort{}} {
 		frame := must(encodeMessage(m))
-		if again, err := decodeMessage(m.FrameType(), frame[headerLen:]); err != nil || !reflect.DeepEqual(again, m) {
+		if again, err := decodeMessage(MaxVersion, m.FrameType(), frame[headerLen:]); err != nil || !reflect.DeepEqual(again, m) {
 			t.Errorf("%v: %+v, %v", m.FrameType(), again, err)
 		}
 	}

@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"migrate/internal/atomicfile"
 	"migrate/source"
@@ -26,6 +29,10 @@ type agentOptions struct {
 	allowOperators []string
 	store          string
 	idle           time.Duration
+	metrics        string
+	bandwidth      int64
+	cordon         bool
+	config         string
 	criu           string
 	logFormat      string
 	logLevel       string
@@ -45,11 +52,19 @@ Received pages wait in --store, which should be in memory. By default it is a
 tmpfs of its own, as large as the memory, that the agent mounts on RUN-DIR/store
 and unmounts at its end.
 
+--metrics serves what Prometheus wants to know, in plain HTTP and to anybody who
+can reach the address: best on the loopback interface.
+
+The settings may be in a YAML file (--config), whose keys are the names of the
+flags. On SIGHUP it is read again: who is allowed, the bandwidth, the cordon and
+the log level change at once, for moves under way too; other changes need a new
+start, and are logged.
+
 Workloads do not depend on the agent: it can be stopped and started again. When
 the environment has NOTIFY_SOCKET it tells systemd that it is ready.
 
 Exit status:
-  0  stopped by SIGINT, SIGTERM or SIGHUP
+  0  stopped by SIGINT or SIGTERM, or by SIGHUP without a configuration file
   1  the command line is wrong
   3  it could not begin: not root, no certificate, or an agent runs already
   4  it failed`
@@ -66,22 +81,40 @@ func newAgentCommand(a *app) *cobra.Command {
 		Example: agentExample,
 		Args:    exactly(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runAgent(cmd.Context(), a, opts)
+			given := givenFlags(cmd.Flags())
+			file, err := readConfig(cmd.Flags(), opts.config)
+			if err != nil {
+				return err
+			}
+			if err := a.absolute(); err != nil { // the file may have named directories
+				return err
+			}
+			opts.config = file
+			return runAgent(cmd.Context(), a, &opts, given)
 		},
 	}
-	f := cmd.Flags()
+	bindAgent(cmd.Flags(), &opts)
+	completeWords(cmd, "log-format", "text, json")
+	completeWords(cmd, "log-level", "debug, info, warn, error")
+	return cmd
+}
+
+// bindAgent adds the agent's flags, which are the keys of its configuration
+// file as well.
+func bindAgent(f *pflag.FlagSet, opts *agentOptions) {
 	f.StringVar(&opts.listen, "listen", ":"+source.DefaultPort, "UDP address to listen on")
 	f.StringVar(&opts.advertise, "advertise", "", "HOST:PORT at which other hosts reach this agent (default: this host's name and the port)")
 	f.StringArrayVar(&opts.allow, "allow", nil, "host that may send workloads here; may be repeated")
 	f.StringArrayVar(&opts.allowOperators, "allow-operator", nil, "host that may also move this host's workloads away; may be repeated")
 	f.StringVar(&opts.store, "store", "", "directory for received pages (default: a tmpfs on RUN-DIR/store)")
 	f.DurationVar(&opts.idle, "idle-timeout", idleTimeout(), "silence after which a peer counts as gone (or MIGRATE_IDLE_TIMEOUT)")
+	f.Var((*rateFlag)(&opts.bandwidth), "bandwidth", "cap on the wire of each move that this agent drives, such as 100MiB (a second) or 1gbit; 0 is none")
+	f.BoolVar(&opts.cordon, "cordon", false, "receive no workloads, as after \"migrate cordon\"")
+	f.StringVar(&opts.metrics, "metrics", "", "HOST:PORT to serve Prometheus metrics on, such as 127.0.0.1:7421 (default: none)")
 	f.StringVar(&opts.criu, "criu", "", "path of CRIU (default: the first that works; or MIGRATE_CRIU)")
 	f.StringVar(&opts.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
-	completeWords(cmd, "log-format", "text, json")
-	completeWords(cmd, "log-level", "debug, info, warn, error")
-	return cmd
+	f.StringVar(&opts.config, "config", "", "YAML `file` with these settings; the command line wins (default: "+defaultConfig+", if it is there)")
 }
 
 // idleTimeout is the default, or what the environment says; a value there that
@@ -128,11 +161,15 @@ func (o *agentOptions) check() error {
 	return nil
 }
 
-func (o *agentOptions) logger(a *app) (*slog.Logger, error) {
-	var level slog.Level
+// level reads --log-level.
+func (o *agentOptions) level() (level slog.Level, err error) {
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, usagef("--log-level %q: want debug, info, warn or error", o.logLevel)
+		return level, usagef("--log-level %q: want debug, info, warn or error", o.logLevel)
 	}
+	return level, nil
+}
+
+func (o *agentOptions) logger(a *app, level *slog.LevelVar) (*slog.Logger, error) {
 	set := &slog.HandlerOptions{Level: level}
 	switch o.logFormat {
 	case "text":
@@ -143,11 +180,17 @@ func (o *agentOptions) logger(a *app) (*slog.Logger, error) {
 	return nil, usagef("--log-format %q: want text or json", o.logFormat)
 }
 
-func runAgent(ctx context.Context, a *app, opts agentOptions) error {
+func runAgent(ctx context.Context, a *app, opts *agentOptions, given map[string][]string) error {
 	if err := opts.check(); err != nil {
 		return err
 	}
-	log, err := opts.logger(a)
+	l := &liveAgent{given: given, level: new(slog.LevelVar)}
+	level, err := opts.level()
+	if err != nil {
+		return err
+	}
+	l.level.Set(level)
+	log, err := opts.logger(a, l.level)
 	if err != nil {
 		return err
 	}
@@ -158,14 +201,20 @@ func runAgent(ctx context.Context, a *app, opts agentOptions) error {
 	if err != nil {
 		return &blockedError{err}
 	}
-	ctx, stop := interruptible(ctx, context.Canceled, func(int) { log.Info("stopping") })
+	signals := stopSignals()
+	if opts.config != "" { // SIGHUP is for reading it again
+		signals = []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	}
+	ctx, stop := interruptedBy(ctx, context.Canceled, func(int) { log.Info("stopping") }, signals...)
 	defer stop()
-	return a.serve(ctx, id, opts, log)
+	l.options.Store(opts)
+	return a.serve(ctx, id, l, log)
 }
 
 // serve runs the agent until ctx ends. The local socket comes first: who has
 // it is this run directory's only agent.
-func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log *slog.Logger) error {
+func (a *app) serve(ctx context.Context, id pki.Identity, l *liveAgent, log *slog.Logger) error {
+	opts := *l.options.Load()
 	info := agentInfo{Name: id.Name, Listen: opts.listen, Advertise: opts.advertise, PID: os.Getpid(), Started: time.Now()}
 	local, err := listenLocal(ctx, a.runDir)
 	if err != nil {
@@ -179,14 +228,18 @@ func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log
 	defer release()
 	info.Store = opts.store
 	side, err := a.sourceSide(id, opts, log)
+	if err == nil {
+		l.side, side.live = side, l
+		err = l.cordon(opts.cordon, false)
+	}
 	if err != nil {
 		return err
 	}
 	agent, err := target.New(ctx, target.Config{
 		Listen: opts.listen, Identity: id,
-		Allow: oneOf(opts.allow), AllowOperator: oneOf(opts.allowOperators),
+		Allow: l.allows, AllowOperator: l.allowsOperator,
 		StateDir: a.stateDir, RunDir: a.runDir, Store: opts.store, CRIU: opts.criu,
-		IdleTimeout: opts.idle, Source: side, Logger: log,
+		IdleTimeout: opts.idle, Source: side, Operator: side, Requested: side.requested, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -194,6 +247,13 @@ func (a *app) serve(ctx context.Context, id pki.Identity, opts agentOptions, log
 	if len(opts.allow)+len(opts.allowOperators) == 0 {
 		log.Warn("no host is allowed to talk to this agent; see --allow")
 	}
+	side.agent = agent
+	stopMetrics, err := serveMetrics(ctx, opts.metrics, side.metrics, log)
+	if err != nil {
+		return &blockedError{err}
+	}
+	defer stopMetrics()
+	defer l.reloadOnSignal(a, opts.config, log)()
 	serveLocal(local, info, agent)
 	recovering, stopRecovering := context.WithCancel(ctx)
 	defer stopRecovering()
@@ -230,10 +290,6 @@ func (a *app) openStore(opts *agentOptions, log *slog.Logger) (release func(), e
 			log.Warn("leave the store mounted", "cause", err)
 		}
 	}, nil
-}
-
-func oneOf(names []string) func(string) bool {
-	return func(name string) bool { return slices.Contains(names, name) }
 }
 
 // agentInfo is what an agent says about itself to commands on its host.
@@ -285,4 +341,12 @@ func notify(state string) error {
 	}
 	_, err = conn.Write([]byte(state))
 	return errors.Join(err, conn.Close())
+}
+
+// reloading is what a service manager wants to hear before a configuration is
+// read again: sd_notify(3) asks for the time, too.
+func reloading() string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // never fails
+	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -8,6 +9,9 @@ import (
 	"time"
 
 	"migrate"
+	"migrate/internal/audit"
+	"migrate/internal/hostinfo"
+	"migrate/internal/metrics"
 	"migrate/journal"
 	"migrate/source"
 	"migrate/supervisor"
@@ -23,6 +27,15 @@ type sourceSide struct {
 	mover   *source.Mover
 	journal *journal.Journal
 	log     *slog.Logger
+	audit   *audit.Log
+	metrics *metrics.Set
+	over    map[string]bool // migrations and drains whose end was counted; nil before the first look
+
+	agent *target.Agent // once it is made
+	live  *liveAgent
+
+	mu      sync.Mutex
+	driving map[migrate.ID]int64 // bandwidth as asked for, of moves whose record may be yet to come
 }
 
 var _ target.Source = (*sourceSide)(nil)
@@ -39,12 +52,34 @@ func (a *app) sourceSide(id pki.Identity, opts agentOptions, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	return &sourceSide{a, mover, j, log}, nil
+	s := &sourceSide{
+		app: a, mover: mover, journal: j, log: log, driving: map[migrate.ID]int64{}, audit: audit.Open(a.stateDir),
+	}
+	s.metrics = metrics.New(hostinfo.Version(), s.now)
+	return s, nil
 }
 
 // State answers a target in doubt.
 func (s *sourceSide) State(ctx context.Context, id migrate.ID) (transport.State, error) {
-	return s.mover.State(ctx, id)
+	s.mu.Lock()
+	_, busy := s.driving[id]
+	s.mu.Unlock()
+	st, err := s.mover.State(ctx, id)
+	st.Busy = st.Busy || busy && !st.Known
+	return st, err
+}
+
+// drive notes that a migration is on its way, until the function it returns is
+// called: whoever asks in time must not hear that it never began.
+func (s *sourceSide) drive(id migrate.ID, bandwidth int64) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.driving[id] = bandwidth
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.driving, id)
+	}
 }
 
 // flushLimit is how long the last events of a driven move may take to their
@@ -58,10 +93,12 @@ func (s *sourceSide) Drive(ctx context.Context, d transport.Drive, emit func(mig
 	if err != nil {
 		return nil, err
 	}
-	req := source.Request{ID: migrate.NewID(), Ref: ref, Target: d.Target, Options: d.Options}
+	req := source.Request{ID: cmp.Or(d.ID, migrate.NewID()), Drain: d.Drain, Ref: ref, Target: d.Target, Options: d.Options}
 	if d.CheckOnly {
 		return s.check(ctx, req)
 	}
+	defer s.drive(req.ID, d.Options.Bandwidth)()
+	req.Options.Bandwidth = s.live.capped(d.Options.Bandwidth)
 	// The end of ctx is somebody's wish, and is to be called so.
 	wished, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
@@ -94,17 +131,23 @@ func (s *sourceSide) check(ctx context.Context, req source.Request) (*migrate.Re
 // maxReports bounds the answer to a peer; see transport.MaxControl.
 const maxReports = 100
 
-// Reports returns the migrations of this host, newest first.
-func (s *sourceSide) Reports() []migrate.Report {
+// Status returns the migrations of this host, newest first.
+func (s *sourceSide) Status() transport.StatusReply {
 	records, err := s.journal.List()
 	if err != nil {
 		s.log.Warn("journal", "cause", err)
 	}
-	reports := []migrate.Report{}
+	reply := transport.StatusReply{Reports: []migrate.Report{}, Progress: map[migrate.ID]migrate.Progress{}}
 	for _, r := range records[:min(len(records), maxReports)] {
-		reports = append(reports, reportOf(r, s.app.live(s.journal, r)))
+		reply.Reports = append(reply.Reports, reportOf(r, s.app.live(s.journal, r)))
+		if r.Side != migrate.Source || r.Phase.Over() {
+			continue
+		}
+		if g, err := source.Ask(s.app.runDir, r.ID, "status"); err == nil {
+			reply.Progress[r.ID] = g
+		}
 	}
-	return reports
+	return reply
 }
 
 const (
@@ -120,6 +163,11 @@ const (
 func (s *sourceSide) recover(ctx context.Context) {
 	if n, err := s.journal.Prune(keepRecords); err != nil || n > 0 {
 		s.log.Info("journal pruned", "records", n, "cause", err)
+	}
+	if d, err := s.app.drains(); err != nil {
+		s.log.Warn("records of drains", "cause", err)
+	} else if err := d.Prune(keepRecords); err != nil {
+		s.log.Warn("records of drains", "cause", err)
 	}
 	said := map[migrate.ID]string{}
 	for {
@@ -145,6 +193,7 @@ func (s *sourceSide) recoverAll(ctx context.Context, said map[migrate.ID]string)
 		said[""] = err.Error()
 		s.log.Error("journal", "cause", err)
 	}
+	s.follow(records)
 	var mu sync.Mutex
 	var work sync.WaitGroup
 	for _, r := range records {

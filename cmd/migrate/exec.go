@@ -158,7 +158,7 @@ func (a *app) runOnTerminal(cmd *exec.Cmd, stdin bool) error {
 	copied := make(chan struct{})
 	go func() { _, _ = io.Copy(a.stdout, master); close(copied) }()
 	err = cmd.Wait()
-	drain(master, copied)
+	awaitRest(master, copied)
 	return err
 }
 

@@ -9,20 +9,29 @@ import (
 	"migrate/journal"
 )
 
-const historyLong = `Lists the migrations of this host, newest first, for 30 days.`
+const historyLong = `Lists the migrations of this host, newest first, for 30 days. With --drains it
+lists the drains and undrains that commands on this machine made.`
 
 const historyExample = `  migrate history
+  migrate history --drains
   migrate history --json | jq 'select(.status == "failed")'`
 
 func newHistoryCommand(a *app) *cobra.Command {
+	var drains bool
 	cmd := &cobra.Command{
 		Use:     "history",
 		Short:   "List the migrations of this host",
 		Long:    historyLong,
 		Example: historyExample,
 		Args:    exactly(""),
-		RunE:    func(*cobra.Command, []string) error { return runHistory(a) },
+		RunE: func(*cobra.Command, []string) error {
+			if drains {
+				return runDrainHistory(a)
+			}
+			return runHistory(a)
+		},
 	}
+	cmd.Flags().BoolVar(&drains, "drains", false, "drains instead of migrations")
 	a.bindJSON(cmd.Flags())
 	return cmd
 }

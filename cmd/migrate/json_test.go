@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"migrate"
+	"migrate/drain"
 )
 
 // jsonFields returns the names that v's type has in JSON.
@@ -16,7 +17,11 @@ func jsonFields(t reflect.Type) []string {
 	var names []string
 	for f := range t.Fields() {
 		if f.Anonymous {
-			names = append(names, jsonFields(f.Type)...)
+			inner := f.Type
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			names = append(names, jsonFields(inner)...)
 			continue
 		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -34,6 +39,9 @@ func TestJSONDoc(t *testing.T) {
 		"clock": migrate.Clock{}, "phase": migrate.PhaseTiming{}, "finding": migrate.Finding{}, "failure": migrate.Failure{},
 		"check": checkResult{}, "migration": statusRow{}, "history": historyRow{}, "outcome": outcomeRow{},
 		"workload": psRow{}, "certificate": certRow{}, "version": versionRow{}, "error": failureLine{}, "settings": settingsRow{}, "fill": fillRow{},
+		"drain": drainLine{}, "drain-workload": drain.Item{}, "attempt": drain.Attempt{}, "rejection": drain.Rejection{},
+		"drain-host": drain.Host{}, "limits": drain.Limits{}, "step": drain.Step{}, "drain-progress": drain.Progress{},
+		"request": auditRow{}, "drain-history": drainRow{}, "host-migration": hostRow{},
 	} {
 		want := jsonFields(reflect.TypeOf(v))
 		if got := doc[section]; !slices.Equal(got, want) {

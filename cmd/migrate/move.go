@@ -148,7 +148,9 @@ func (j job) move(ctx context.Context, a *app, p printer) (*migrate.Report, erro
 	if err != nil {
 		return nil, err
 	}
-	return mover.Move(ctx, source.Request{Ref: j.ref, Target: j.target, Options: j.opts.move, Emit: emit}), nil
+	id := migrate.NewID()
+	a.audited("move", j.ref.String(), id, j.target, nil)
+	return mover.Move(ctx, source.Request{ID: id, Ref: j.ref, Target: j.target, Options: j.opts.move, Emit: emit}), nil
 }
 
 // mover returns this host's source side.

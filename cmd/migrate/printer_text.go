@@ -18,7 +18,7 @@ type textPrinter struct {
 	quiet    bool
 	width    int
 
-	drawn bool           // a status line is on the screen
+	drawn int            // status lines are on the screen, the cursor is in the last
 	said  migrate.Millis // when progress was last told in a pipe
 	phase migrate.Phase
 }
@@ -128,11 +128,30 @@ func otherPages(r migrate.Round) string {
 
 // status replaces the status line.
 func (p *textPrinter) status(s string) {
-	if r := []rune(s); len(r) >= p.width {
-		s = string(r[:p.width-1])
+	p.block([]string{s})
+}
+
+// block replaces the status lines.
+func (p *textPrinter) block(lines []string) {
+	var b strings.Builder
+	b.WriteString(p.erase())
+	for i, s := range lines {
+		if r := []rune(plain(s)); len(r) >= p.width {
+			s = string(r[:p.width-1])
+		}
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(plain(s))
 	}
-	fmt.Fprintf(p.err, "\r\x1b[K%s", plain(s))
-	p.drawn = true
+	fmt.Fprint(p.err, b.String())
+	p.drawn = len(lines)
+}
+
+// erase returns what clears the status lines and puts the cursor where they
+// began.
+func (p *textPrinter) erase() string {
+	return "\r\x1b[K" + strings.Repeat("\x1b[A\x1b[K", max(0, p.drawn-1))
 }
 
 // line writes one line that stays.
@@ -142,9 +161,9 @@ func (p *textPrinter) line(format string, args ...any) {
 }
 
 func (p *textPrinter) clear() {
-	if p.drawn {
-		fmt.Fprint(p.err, "\r\x1b[K")
-		p.drawn = false
+	if p.drawn > 0 {
+		fmt.Fprint(p.err, p.erase())
+		p.drawn = 0
 	}
 }
 

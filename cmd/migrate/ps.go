@@ -65,23 +65,24 @@ func runPs(ctx context.Context, a *app, opts psOptions) error {
 
 // psRow is one workload of this host.
 type psRow struct {
-	Type      string           `json:"type"` // always "workload"
-	Name      string           `json:"name"`
-	Ref       string           `json:"ref"` // as SRC of a move
-	Kind      workload.Kind    `json:"kind"`
-	State     workload.State   `json:"state"`
-	Status    string           `json:"status"` // state with the circumstances, in words
-	PID       int              `json:"pid"`    // 0 if it does not run
-	Command   []string         `json:"command"`
-	Started   time.Time        `json:"started"`
-	Arrived   *time.Time       `json:"arrived,omitempty"`
-	Ended     *time.Time       `json:"ended,omitempty"`
-	ExitCode  *int             `json:"exit-code,omitempty"`
-	Signal    int              `json:"signal,omitempty"`
-	MovedTo   string           `json:"moved-to,omitempty"`
-	Migration migrate.ID       `json:"migration,omitempty"`
-	Fill      *fillRow         `json:"fill,omitempty"`
-	Error     *migrate.Failure `json:"error,omitempty"`
+	Type      string            `json:"type"` // always "workload"
+	Name      string            `json:"name"`
+	Ref       string            `json:"ref"` // as SRC of a move
+	Kind      workload.Kind     `json:"kind"`
+	State     workload.State    `json:"state"`
+	Status    string            `json:"status"` // state with the circumstances, in words
+	PID       int               `json:"pid"`    // 0 if it does not run
+	Command   []string          `json:"command"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Started   time.Time         `json:"started"`
+	Arrived   *time.Time        `json:"arrived,omitempty"`
+	Ended     *time.Time        `json:"ended,omitempty"`
+	ExitCode  *int              `json:"exit-code,omitempty"`
+	Signal    int               `json:"signal,omitempty"`
+	MovedTo   string            `json:"moved-to,omitempty"`
+	Migration migrate.ID        `json:"migration,omitempty"`
+	Fill      *fillRow          `json:"fill,omitempty"`
+	Error     *migrate.Failure  `json:"error,omitempty"`
 }
 
 func (r psRow) cells() []string {
@@ -95,6 +96,7 @@ func (r psRow) cells() []string {
 // psRowNow adds what the supervisor of a workload knows to [psRowOf].
 func (a *app) psRowNow(ctx context.Context, r workload.Record, moves []journal.Record) psRow {
 	row := psRowOf(r, moves)
+	row.Labels, _ = workload.Labels(a.stateDir, r.Name, r.Root) // those that cannot be read are told by "migrate label"
 	if row.State != workload.Running || row.Arrived == nil {
 		return row
 	}

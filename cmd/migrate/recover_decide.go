@@ -25,6 +25,7 @@ func (r *recovery) decide(ctx context.Context, list []journal.Record, opts recov
 	if err := r.confirm(rec, opts); err != nil {
 		return err
 	}
+	r.audited("decide "+opts.decide, rec.Workload, rec.ID, rec.PeerName, nil)
 	if rec.Side == migrate.Target {
 		return r.decideTarget(ctx, rec, opts.decide == runHere)
 	}

@@ -7,11 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"migrate"
+	"migrate/drain"
 	"migrate/internal/atomicfile"
 )
 
 const reportLong = `Shows a migration in full: phases, rounds, clocks, downtime, and how it ended.
-The source host knows most; a target knows how it ended.
+The source host knows most; a target knows how it ended. The ID may also be that
+of a drain: then all of its workloads are shown.
 
 With --html FILE it is written as a page for a browser, with a timeline and a
 chart of dirty rate, throughput and predicted downtime by round. The page is one
@@ -20,7 +22,7 @@ file without scripts, which can be mailed or attached; "-" is standard output.
 Exit status:
   0  shown
   1  the command line is wrong
-  4  there is no such migration on this host`
+  4  there is no such migration or drain on this host`
 
 const reportExample = `  migrate report 0123456789abcdef
   migrate report 0123456789abcdef --html move.html
@@ -36,6 +38,9 @@ func newReportCommand(a *app) *cobra.Command {
 		Args:              exactly("ID"),
 		ValidArgsFunction: completeID(a, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if r, err := a.drainRecord(args[0]); r != nil || err != nil {
+				return runDrainReport(a, r, err, cmd.Flags().Changed("html"))
+			}
 			if cmd.Flags().Changed("html") {
 				return runReportPage(a, args[0], page)
 			}
@@ -45,6 +50,17 @@ func newReportCommand(a *app) *cobra.Command {
 	a.bindJSON(cmd.Flags())
 	cmd.Flags().StringVar(&page, "html", "", "write a page for a browser to this `file`")
 	return cmd
+}
+
+func runDrainReport(a *app, r *drain.Record, err error, html bool) error {
+	if err != nil {
+		return err
+	}
+	if html {
+		return usagef("--html: %s is a drain, want the ID of a migration", r.ID)
+	}
+	a.reportDrain(r)
+	return nil
 }
 
 func runReport(a *app, args []string) error {

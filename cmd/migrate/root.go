@@ -53,6 +53,7 @@ func newRootCommand(a *app) *cobra.Command {
 	a.bind(cmd.PersistentFlags())
 	cmd.AddGroup(
 		&cobra.Group{ID: "move", Title: "Moving:"},
+		&cobra.Group{ID: "drain", Title: "Emptying hosts:"},
 		&cobra.Group{ID: "run", Title: "Workloads:"},
 		&cobra.Group{ID: "host", Title: "Hosts:"},
 	)
@@ -64,9 +65,10 @@ func newRootCommand(a *app) *cobra.Command {
 	}
 	add("move", newMoveCommand(a), newCheckCommand(a), newStatusCommand(a), newSetCommand(a), newCancelCommand(a),
 		newRecoverCommand(a), newReportCommand(a), newHistoryCommand(a))
-	add("run", newRunCommand(a), newPsCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newStopCommand(a))
-	add("host", newAgentCommand(a), newPKICommand(a), newVersionCommand(a), newCompletionCommand(a))
-	cmd.AddCommand(newSuperviseCommand(), newFillCommand())
+	add("drain", newDrainCommand(a), newUndrainCommand(a), newCordonCommand(a), newUncordonCommand(a))
+	add("run", newRunCommand(a), newPsCommand(a), newLabelCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newStopCommand(a))
+	add("host", newAgentCommand(a), newAuditCommand(a), newPKICommand(a), newVersionCommand(a), newCompletionCommand(a))
+	cmd.AddCommand(newSuperviseCommand(), newFillCommand(), newManCommand())
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"migrate"
+	"migrate/internal/cordon"
 	"migrate/supervisor"
 	"migrate/workload"
 )
@@ -22,6 +25,7 @@ type runOptions struct {
 	name    string
 	env     []string
 	workdir string
+	labels  map[string]string
 	spec    supervisor.RunSpec
 }
 
@@ -66,6 +70,7 @@ func newRunCommand(a *app) *cobra.Command {
 	f.StringVar(&opts.name, "name", "", "name of the capsule, unique on the host (required)")
 	f.StringArrayVar(&opts.env, "env", nil, "add K=V to the environment; may be repeated")
 	f.StringVar(&opts.workdir, "workdir", "", "working directory (default: the current one)")
+	f.StringToStringVar(&opts.labels, "label", nil, "K=V for \"migrate label\" and \"migrate drain\"; may be repeated")
 	f.BoolVar(&opts.spec.TTY, "tty", false, "give it a terminal of its own")
 	f.BoolVar(&opts.spec.Stdin, "stdin", false, "keep its standard input open for \"migrate attach\"")
 	f.BoolVar(&opts.spec.Net, "net", false, "give it a network namespace of its own")
@@ -88,6 +93,9 @@ func (o *runOptions) check() error {
 	if o.spec.TTY && o.spec.Stdin {
 		return usagef("--stdin: a terminal (--tty) is input already")
 	}
+	if err := workload.ValidLabels(o.labels); err != nil {
+		return usagef("--%w", err)
+	}
 	for _, v := range o.env {
 		if k, _, ok := strings.Cut(v, "="); !ok || k == "" {
 			return usagef("--env %.80q: want K=V", v)
@@ -107,9 +115,10 @@ func runRun(ctx context.Context, a *app, opts runOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := a.start(ctx, opts.name, spec); err != nil {
+	if err := a.start(ctx, opts.name, spec, opts.labels); err != nil {
 		return err
 	}
+	a.noteCordon()
 	_, err = fmt.Fprintln(a.stdout, opts.name)
 	return err
 }
@@ -152,7 +161,7 @@ func mergeEnv(base, more []string) []string {
 }
 
 // start starts a capsule in place of an ended one of its name.
-func (a *app) start(ctx context.Context, name string, spec supervisor.RunSpec) error {
+func (a *app) start(ctx context.Context, name string, spec supervisor.RunSpec, labels map[string]string) error {
 	unlock, err := lockDir(a.stateDir)
 	if err != nil {
 		return err
@@ -175,7 +184,29 @@ func (a *app) start(ctx context.Context, name string, spec supervisor.RunSpec) e
 		return err
 	}
 	defer s.Close()
-	return s.Run(ctx, spec)
+	if err := s.Run(ctx, spec); err != nil {
+		return err
+	}
+	return a.label(name, labels)
+}
+
+// label gives a capsule that was just started its labels.
+func (a *app) label(name string, labels map[string]string) error {
+	if len(labels) == 0 {
+		return nil
+	}
+	rec, err := workload.Load(a.stateDir, name)
+	if err != nil {
+		return err
+	}
+	return workload.SaveLabels(a.stateDir, workload.Labelled{Name: name, Kind: rec.Kind, Root: rec.Root, Labels: labels})
+}
+
+// noteCordon tells who starts something on a host that is about to be empty.
+func (a *app) noteCordon() {
+	if c, err := cordon.Load(a.stateDir); err == nil && c != nil {
+		a.printer().note("warning: this host is cordoned since %s: %s", c.Since.Local().Format(time.DateTime), cmp.Or(c.Reason, "somebody wants it empty"))
+	}
 }
 
 // lockDir keeps two commands from making workloads at the same time: both

@@ -18,16 +18,21 @@ those that a dead process left unfinished. On the target that includes one whose
 workload runs and has not all its memory yet, after a lazy restore. With ID it
 shows that one, also if it is over.
 
+With --all it lists those of other hosts too, as their agents tell: of the hosts
+that --host names, or that are in the --inventory, besides this one.
+
 Exit status:
   0  done
   1  the command line is wrong
-  4  there is no such migration
+  4  there is no such migration, or a host does not answer
   5  one of those shown is in doubt`
 
 const statusExample = `  migrate status
-  migrate status 0123456789abcdef --json`
+  migrate status 0123456789abcdef --json
+  migrate status --all --inventory hosts.yaml`
 
 func newStatusCommand(a *app) *cobra.Command {
+	var all everywhere
 	cmd := &cobra.Command{
 		Use:               "status [ID]",
 		Short:             "Show migrations under way",
@@ -36,10 +41,17 @@ func newStatusCommand(a *app) *cobra.Command {
 		Args:              atMostOne("ID"),
 		ValidArgsFunction: completeID(a, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if all.on || all.inventory != "" || len(all.hosts) > 0 {
+				return runStatusAll(cmd.Context(), a, all, args)
+			}
 			return runStatus(cmd.Context(), a, args)
 		},
 	}
-	a.bindJSON(cmd.Flags())
+	f := cmd.Flags()
+	f.BoolVar(&all.on, "all", false, "also those of other hosts")
+	f.StringSliceVar(&all.hosts, "host", nil, "HOST or HOST:PORT to ask, with --all; may be repeated")
+	f.StringVar(&all.inventory, "inventory", "", "YAML `file` of hosts to ask, with --all")
+	a.bindJSON(f)
 	return cmd
 }
 

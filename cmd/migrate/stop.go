@@ -75,7 +75,9 @@ func runStop(ctx context.Context, a *app, opts stopOptions, args []string) error
 	}
 	var problems *multierror.Error
 	for _, arg := range args {
-		if err := a.stop(ctx, arg, sig, opts); err != nil {
+		err := a.stop(ctx, arg, sig, opts)
+		a.audited("stop", arg, "", "", err)
+		if err != nil {
 			problems = multierror.Append(problems, err)
 			continue
 		}

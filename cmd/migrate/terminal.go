@@ -66,7 +66,7 @@ func windowSizes(in io.Reader) (sizes <-chan supervisor.Size, stop func()) {
 // waited for.
 const drainTime = 200 * time.Millisecond
 
-func drain(master *os.File, copied <-chan struct{}) {
+func awaitRest(master *os.File, copied <-chan struct{}) {
 	select {
 	case <-copied:
 	case <-time.After(drainTime):

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +45,31 @@ func Gone(err error) bool {
 // Read returns the process pid.
 func Read(pid int) (Process, error) {
 	return readStat(fmt.Sprintf("/proc/%d/stat", pid))
+}
+
+// userHz is the unit of times in proc(5), on all architectures that Go runs on.
+const userHz = 100
+
+// CPUTime returns the processor time that a process has used, all its threads
+// together.
+func CPUTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(rest) < 13 {
+		return 0, fmt.Errorf("malformed: %.80q", b)
+	}
+	user, err1 := strconv.ParseUint(rest[11], 10, 63)
+	system, err2 := strconv.ParseUint(rest[12], 10, 63)
+	return time.Duration(user+system) * (time.Second / userHz), errors.Join(err1, err2)
+}
+
+// Age returns how long ago the process began, by CLOCK_BOOTTIME of the reader's
+// time namespace.
+func (p Process) Age(boottime time.Duration) time.Duration {
+	return boottime - time.Duration(p.Start)*(time.Second/userHz)
 }
 
 // Thread returns one thread of a process. Its PID is the thread's number.

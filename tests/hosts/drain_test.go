@@ -1,0 +1,476 @@
+package hosts
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"migrate"
+	"migrate/drain"
+	"migrate/internal/testhost"
+)
+
+// TestDrain tests what an operator expects before and after maintenance, and
+// when something dies in the middle of it.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	runCases(t, []behaviour{
+		{"there and back", testDrainAndBack},
+		{"cordon", testCordon},
+		{"operator's command and an agent are killed", testDrainKilled},
+		{"command on the host is killed", testDrainKilledHere},
+		{"agent dies while the command lives", testDrainAgentDies},
+		{"target dies for good", testDrainTargetDies},
+		{"two drains", testTwoDrains},
+		{"side by side", testDrainParallel},
+	})
+}
+
+// drained is what a drain has told, line by line.
+type drained struct {
+	plans    []drain.Record
+	steps    []drain.Step
+	progress int
+	result   drain.Record
+}
+
+// readDrain reads the JSON lines of a drain.
+func readDrain(t *testing.T, out string) (d drained) {
+	t.Helper()
+	lines := bufio.NewScanner(strings.NewReader(out))
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var kind struct{ Type string }
+		var into any
+		line := lines.Bytes()
+		if err := json.Unmarshal(line, &kind); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		switch kind.Type {
+		case "plan":
+			d.plans = append(d.plans, drain.Record{})
+			into = &d.plans[len(d.plans)-1]
+		case "drain":
+			into = &d.result
+		case "step":
+			d.steps = append(d.steps, drain.Step{})
+			into = &d.steps[len(d.steps)-1]
+		case "drain-progress":
+			d.progress++
+			continue
+		default:
+			continue
+		}
+		if err := json.Unmarshal(line, into); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	return d
+}
+
+// runDrain runs a command that writes a drain's JSON, and demands its exit code.
+func runDrain(t *testing.T, h *testhost.Host, code int, args ...string) drained {
+	t.Helper()
+	m := begin(t, h, append([]string{"migrate"}, append(args, "--json")...)...)
+	return m.endDrain(t, code)
+}
+
+func (m *running) endDrain(t *testing.T, code int) drained {
+	t.Helper()
+	_ = m.cmd.Wait() // the exit code says it
+	d := readDrain(t, m.stdout.String())
+	if got := exitCode(m.cmd); got != code {
+		t.Fatalf("%s: exit code %d, want %d\n%s\n%+v", m.cmd.Args, got, code, m.stderr.String(), d.result)
+	}
+	return d
+}
+
+// A fleet is the workloads of a test, by SRC.
+type fleet map[string]load
+
+// add starts a capsule, or a process with a label.
+func (f fleet) add(t *testing.T, h *testhost.Host, kind, name string, labels []string, args ...string) {
+	t.Helper()
+	l := load{port: 7100 + len(f)}
+	program := append([]string{"testload", "--listen", fmt.Sprintf("0.0.0.0:%d", l.port), "--dir", t.TempDir()}, args...)
+	if kind == "capsule" {
+		run := []string{"migrate", "run", "--name", name}
+		for _, label := range labels {
+			run = append(run, "--label", label)
+		}
+		h.Run(t, append(append(run, "--"), program...)...)
+		f["capsule:"+name] = l
+	} else {
+		pid, err := h.Start(t.Context(), program...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.pid = pid
+		h.Run(t, append([]string{"migrate", "label", l.ref()}, labels...)...)
+		f[l.ref()] = l
+	}
+	t.Cleanup(func() { stopLoad(h, l) })
+	l.awaitReady(t, h)
+}
+
+// on demands that each workload runs on exactly one host: the one that where
+// names.
+func (f fleet) on(t *testing.T, h trio, where func(ref string) string) {
+	t.Helper()
+	for ref, l := range f {
+		var got []string
+		await(t, ref+" answers", func() bool { got = copies(l, h.a, h.b, h.c); return len(got) > 0 })
+		if len(got) != 1 || got[0] != where(ref) {
+			t.Errorf("%s runs on %q, want %s", ref, got, where(ref))
+			continue
+		}
+		l.verify(t, h.named(where(ref)))
+	}
+}
+
+func (h trio) named(name string) *testhost.Host {
+	return map[string]*testhost.Host{"A": h.a, "B": h.b, "C": h.c}[name]
+}
+
+func always(host string) func(string) string { return func(string) string { return host } }
+
+// cleanCordons lifts what a case has left.
+func cleanCordons(t *testing.T, h trio) {
+	t.Cleanup(func() {
+		for _, host := range []*testhost.Host{h.a, h.b, h.c} {
+			pkill(host, "KILL", "migrate drain")
+			pkill(host, "KILL", "migrate undrain")
+			pkill(host, "KILL", "sleep 1234")
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			if _, err := host.Output(ctx, "rm", "-rf", "/var/lib/migrate/cordon.json", "/var/lib/migrate/drains"); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	})
+}
+
+const inventory = `hosts:
+  - name: B
+    capacity: {memory: 24MiB}
+  - name: C
+    labels: {zone: far}
+`
+
+// testDrainAndBack drains a host with workloads of both kinds, of which one
+// cannot be moved and one is too large for the first target.
+func testDrainAndBack(t *testing.T, h trio) {
+	cleanCordons(t, h)
+	f := fleet{}
+	for i := range 4 {
+		f.add(t, h.a, "capsule", fmt.Sprintf("web%d", i), []string{"app=web"}, "--memory", fmt.Sprint(1+i))
+	}
+	f.add(t, h.a, "capsule", "large", nil, "--memory", "48")
+	f.add(t, h.a, "capsule", "far", []string{"target/zone=far"}, "--memory", "1")
+	f.add(t, h.a, "process", "", []string{"app=db"}, "--memory", "2")
+	pid, err := h.a.Start(t.Context(), "unshare", "--mount", "sleep", "1234")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck := fmt.Sprintf("process:%d", pid)
+	await(t, "the program that cannot be moved runs", func() bool {
+		_, err := h.a.Output(t.Context(), "pgrep", "-x", "sleep")
+		return err == nil
+	})
+	h.a.Run(t, "migrate", "label", stuck, "app=stuck")
+	file := filepath.Join(t.TempDir(), "hosts.yaml")
+	if err := os.WriteFile(file, []byte(inventory), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Without a word on what cannot be moved nothing is touched.
+	if d := runDrain(t, h.a, 3, "drain", "--inventory", file); d.result.Status != drain.Blocked || len(d.steps) > 0 {
+		t.Errorf("%s, steps %+v", d.result.Status, d.steps)
+	}
+	f.on(t, h, always("A"))
+	dry := runDrain(t, h.a, 0, "drain", "--inventory", file, "--action", "skip", "--dry-run")
+	plan := targetsOf(t, dry.plans[len(dry.plans)-1])
+	if plan["capsule:large"] != "C" || plan["capsule:far"] != "C" || plan[stuck] != "" {
+		t.Errorf("plan %v", plan)
+	}
+	table := h.a.Run(t, "migrate", "drain", "--inventory", file, "--action", "skip", "--dry-run")
+	if !strings.Contains(table, "(stays)") || !strings.Contains(table, "mount namespace") || !strings.Contains(table, "capsule:large") {
+		t.Errorf("plan for people:\n%s", table)
+	}
+	if out := h.a.Run(t, "migrate", "history"); strings.Contains(out, "web0") {
+		t.Errorf("a dry run moved something:\n%s", out)
+	}
+
+	d := runDrain(t, h.a, 4, "drain", "--inventory", file, "--action", "skip")
+	if got := targetsOf(t, d.result); !equalTargets(got, plan) {
+		t.Errorf("went to %v, the plan was %v", got, plan)
+	}
+	atMost(t, d.steps, 2)
+	if d.progress == 0 || d.result.Moved() != 7 || d.result.Left() != 1 {
+		t.Errorf("%d moved, %d left, %d reports of progress", d.result.Moved(), d.result.Left(), d.progress)
+	}
+	for _, it := range d.result.Items {
+		if it.Ref == stuck && (it.State != drain.StateSkipped || it.Failure == nil || !strings.Contains(it.Failure.What, "mount namespace")) {
+			t.Errorf("%s: %s, %+v", it.Ref, it.State, it.Failure)
+		}
+	}
+	f.on(t, h, func(ref string) string { return plan[ref] })
+	if out := h.named(plan["capsule:web1"]).Run(t, "migrate", "ps", "--json"); !strings.Contains(out, `"labels":{"app":"web"}`) {
+		t.Errorf("labels have not moved along:\n%s", out)
+	}
+	back, code, _ := tryMove(t, h.named(plan["capsule:web0"]), "capsule:web0", "A")
+	if code != 3 || !slices.ContainsFunc(back.Blockers, func(b migrate.Finding) bool { return b.Code == "cordoned" && b.Advice != "" }) {
+		t.Errorf("a move to a cordoned host: exit code %d, %+v", code, back.Blockers)
+	}
+	report := h.a.Run(t, "migrate", "report", string(d.result.ID))
+	history := h.a.Run(t, "migrate", "history", "--drains")
+	if !strings.Contains(report, "capsule:large") || !strings.Contains(history, string(d.result.ID)) || !strings.Contains(history, "failed") {
+		t.Errorf("report:\n%s\nhistory:\n%s", report, history)
+	}
+
+	u := runDrain(t, h.a, 0, "undrain")
+	if u.result.Moved() != 7 {
+		t.Errorf("undrain: %+v", u.result)
+	}
+	f.on(t, h, always("A"))
+	if out, err := h.a.Output(t.Context(), "migrate", "undrain"); err == nil || !strings.Contains(err.Error(), "no drain of A") && !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("a second undrain: %s, %v", out, err)
+	}
+}
+
+// targetsOf returns where each workload goes or went.
+func targetsOf(t *testing.T, r drain.Record) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	for _, it := range r.Items {
+		if it.Why == "" {
+			t.Errorf("%s goes to %q without a reason", it.Ref, it.Target)
+		}
+		m[it.Ref] = it.Target
+	}
+	return m
+}
+
+func equalTargets(a, b map[string]string) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+
+// atMost demands that never more moves were under way, and that it came to that.
+func atMost(t *testing.T, steps []drain.Step, n int) {
+	t.Helper()
+	most, now := 0, map[string]bool{}
+	for _, s := range steps {
+		if delete(now, s.Workload); s.Step == "begin" {
+			now[s.Workload] = true
+		}
+		if most = max(most, len(now)); len(now) != s.Running {
+			t.Errorf("%d moves under way, the step says %d: %+v", len(now), s.Running, s)
+		}
+	}
+	if most != n {
+		t.Errorf("%d moves at once, want %d", most, n)
+	}
+}
+
+func testCordon(t *testing.T, h trio) {
+	cleanCordons(t, h)
+	f := fleet{}
+	f.add(t, h.a, "capsule", "web", nil, "--memory", "1")
+	h.c.Run(t, "migrate", "cordon", "B", "--reason", "new disk")
+	check, err := h.a.Output(t.Context(), "migrate", "check", "capsule:web", "B")
+	if err == nil || !strings.Contains(check, "new disk") || !strings.Contains(check, "migrate uncordon B") {
+		t.Errorf("check: %s, %v", check, err)
+	}
+	d := runDrain(t, h.a, 3, "drain", "--to", "B")
+	if it := d.result.Items[0]; it.State != drain.StateBlocked || it.Failure == nil || !strings.Contains(it.Failure.Cause, "cordoned") {
+		t.Errorf("drain to a cordoned host: %+v", it)
+	}
+	h.b.Run(t, "migrate", "uncordon")
+	runDrain(t, h.a, 0, "drain", "--to", "B")
+	f.on(t, h, always("B"))
+	h.a.Run(t, "migrate", "uncordon")
+	move(t, h.b, "capsule:web", h.a)
+}
+
+// slowFleet is three capsules of which each takes some seconds to move.
+func slowFleet(t *testing.T, h trio) fleet {
+	t.Helper()
+	cleanCordons(t, h)
+	f := fleet{}
+	for i := range 3 {
+		f.add(t, h.a, "capsule", fmt.Sprintf("slow%d", i), nil, "--memory", fmt.Sprint(6+i), "--fill", "random", "--children", "1")
+	}
+	return f
+}
+
+// slowly has one slow capsule at a time take about two seconds.
+var slowly = []string{"--max-parallel", "1", "--bandwidth", "4MB"}
+
+// awaitStep waits until a drain under way has told of the n-th step of a kind.
+func awaitMoves(t *testing.T, h *testhost.Host, moved int) {
+	t.Helper()
+	await(t, fmt.Sprintf("%d moved, another one is on its way", moved), func() bool {
+		out := h.Run(t, "sh", "-c", "cat /var/lib/migrate/drains/*.json 2>/dev/null || true")
+		return strings.Count(out, `"state":"moved"`) == moved && strings.Contains(out, `"state":"moving"`)
+	})
+}
+
+func testDrainKilled(t *testing.T, h trio) {
+	f := slowFleet(t, h)
+	m := begin(t, h.c, append([]string{"migrate", "drain", "A", "--to", "B", "--json"}, slowly...)...)
+	awaitMoves(t, h.c, 1)
+	await(t, "the second is being copied", func() bool { return strings.Contains(h.a.Run(t, "migrate", "status"), "pre-copy round") })
+	pkill(h.c, "KILL", "migrate drain")
+	_ = m.cmd.Wait() // killed
+	if out := h.c.Run(t, "migrate", "history", "--drains"); !strings.Contains(out, "interrupted") {
+		t.Errorf("history of drains: %s", out)
+	}
+	if err := h.a.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.a.StartAgent(nil); err != nil {
+		t.Fatal(err)
+	}
+	d := runDrain(t, h.c, 0, "drain", "A", "--resume")
+	if d.result.Moved() != 3 {
+		t.Errorf("%+v", d.result)
+	}
+	f.on(t, h, always("B"))
+	movedOnce(t, h.a, f)
+	runDrain(t, h.c, 0, "undrain", "A")
+	f.on(t, h, always("A"))
+}
+
+// movedOnce demands that each workload has left a host once, by its history.
+func movedOnce(t *testing.T, h *testhost.Host, f fleet) {
+	t.Helper()
+	out := h.Run(t, "migrate", "history")
+	for ref := range f {
+		n := 0
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, ref+" ") && strings.Contains(line, "completed") && strings.Contains(line, " source ") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s has left %d times:\n%s", ref, n, out)
+		}
+	}
+}
+
+func testDrainKilledHere(t *testing.T, h trio) {
+	f := slowFleet(t, h)
+	m := begin(t, h.a, append([]string{"migrate", "drain", "--to", "B,C", "--json"}, slowly...)...)
+	awaitMoves(t, h.a, 1)
+	pkill(h.a, "KILL", "migrate drain")
+	_ = m.cmd.Wait() // killed
+	d := runDrain(t, h.a, 0, "drain", "--resume")
+	if d.result.Moved() != 3 {
+		t.Errorf("%+v", d.result)
+	}
+	went := targetsOf(t, d.result)
+	f.on(t, h, func(ref string) string { return went[ref] })
+	runDrain(t, h.a, 0, "undrain")
+}
+
+func testDrainAgentDies(t *testing.T, h trio) {
+	f := slowFleet(t, h)
+	m := begin(t, h.c, append([]string{"migrate", "drain", "A", "--to", "B", "--json"}, slowly...)...)
+	awaitMoves(t, h.c, 1)
+	if err := h.a.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.a.StartAgent(nil); err != nil {
+		t.Fatal(err)
+	}
+	d := m.endDrain(t, 0)
+	if d.result.Moved() != 3 {
+		t.Errorf("%+v", d.result)
+	}
+	f.on(t, h, always("B"))
+	runDrain(t, h.c, 0, "undrain", "A")
+}
+
+// testDrainTargetDies: what was to go to a host that died goes to another one.
+func testDrainTargetDies(t *testing.T, h trio) {
+	f := slowFleet(t, h)
+	m := begin(t, h.a, append([]string{"migrate", "drain", "--to", "B,C", "--json"}, slowly...)...)
+	awaitMoves(t, h.a, 1)
+	if err := h.b.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	d := m.endDrain(t, 0)
+	if err := h.b.StartAgent(nil); err != nil {
+		t.Fatal(err)
+	}
+	went := targetsOf(t, d.result)
+	retried := slices.ContainsFunc(d.steps, func(s drain.Step) bool { return s.Step == "retry" && s.Failure != nil })
+	if went["capsule:slow2"] != "C" && went["capsule:slow1"] != "C" || !retried {
+		t.Errorf("went to %v, steps %+v", went, d.steps)
+	}
+	f.on(t, h, func(ref string) string { return went[ref] })
+	runDrain(t, h.a, 0, "undrain")
+}
+
+func testTwoDrains(t *testing.T, h trio) {
+	f := slowFleet(t, h)
+	m := begin(t, h.a, append([]string{"migrate", "drain", "--to", "B", "--json"}, slowly...)...)
+	awaitMoves(t, h.a, 0)
+	out, err := h.c.Output(t.Context(), "migrate", "drain", "A", "--to", "B")
+	if err == nil || !strings.Contains(err.Error(), "is being drained already") {
+		t.Errorf("a second drain: %s, %v", out, err)
+	}
+	if out, err := h.a.Output(t.Context(), "migrate", "uncordon"); err == nil || !strings.Contains(err.Error(), "is being drained already") {
+		t.Errorf("uncordon: %s, %v", out, err)
+	}
+	if all := h.c.Run(t, "migrate", "status", "--all", "--host", "A,B"); !strings.Contains(all, "capsule:slow0") {
+		t.Errorf("status of all hosts: %s", all)
+	}
+	pkill(h.a, "INT", "migrate drain")
+	d := m.endDrain(t, 4)
+	if d.result.Status != drain.Cancelled {
+		t.Errorf("interrupted: %+v", d.result)
+	}
+	f.on(t, h, always("A"))
+	runDrain(t, h.c, 0, "drain", "A", "--to", "B")
+	f.on(t, h, always("B"))
+}
+
+// testDrainParallel: moves beside each other are worth it.
+func testDrainParallel(t *testing.T, h trio) {
+	cleanCordons(t, h)
+	const capsules, parallel = 10, 4
+	for i := range capsules {
+		h.a.Run(t, "migrate", "run", "--name", fmt.Sprintf("small%d", i), "--", "sleep", "1234")
+	}
+	d := runDrain(t, h.a, 0, "drain", "--to", "B", "--max-parallel", fmt.Sprint(parallel))
+	took, sum := spans(d.result)
+	t.Logf("%d capsules, %d at a time: %v, all moves together %v", capsules, parallel, took, sum)
+	if limit := sum * 3 / 2 / parallel; took > limit {
+		t.Errorf("%d capsules took %v, want at most %v", capsules, took, limit)
+	}
+	atMost(t, d.steps, parallel)
+}
+
+// spans returns how long all moves took, from the first to the last, and the
+// sum of what each took.
+func spans(r drain.Record) (whole, sum time.Duration) {
+	var first, last time.Time
+	for _, it := range r.Items {
+		for _, at := range it.Attempts {
+			end := at.Started.Add(time.Duration(at.TotalTime))
+			if first.IsZero() || at.Started.Before(first) {
+				first = at.Started
+			}
+			if end.After(last) {
+				last = end
+			}
+			sum += time.Duration(at.TotalTime)
+		}
+	}
+	return last.Sub(first), sum
+}
