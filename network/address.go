@@ -2,9 +2,11 @@ package network
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -68,10 +70,22 @@ func (a Address) kernel(index int) *netlink.Addr {
 	return k
 }
 
-func addAddress(h *netlink.Handle, l Link, index int, a Address) error {
-	err := h.AddrReplace(nil, a.kernel(index)) // the kernel gave lo its own
-	if err != nil {
-		return fmt.Errorf("add address %s to %s: %w", a.Prefix, l.Name, err)
+// addAddresses gives a link its addresses, each version of IP in the order in which the
+// kernel lists them as before: the first of equals is what it sends from. It puts
+// a new IPv6 address ahead of others. Those that the kernel gave lo by itself are there.
+func addAddresses(h *netlink.Handle, l Link, index int) error {
+	list := slices.Clone(l.Addresses)
+	slices.Reverse(list)
+	slices.SortStableFunc(list, func(a, b Address) int { return a.Prefix.Addr().BitLen() - b.Prefix.Addr().BitLen() })
+	v6 := slices.IndexFunc(list, func(a Address) bool { return a.Prefix.Addr().Is6() })
+	if v6 < 0 {
+		v6 = len(list)
+	}
+	slices.Reverse(list[:v6])
+	for _, a := range list {
+		if err := h.AddrAdd(nil, a.kernel(index)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add address %s: %w", a.Prefix, err)
+		}
 	}
 	return nil
 }

@@ -27,11 +27,13 @@ type packet struct {
 	at    time.Time
 }
 
-func (p packet) kind() uint16   { return binary.BigEndian.Uint16(p.bytes[12:]) }
-func (p packet) body() []byte   { return p.bytes[14:] }
-func (p packet) from() string   { return net.HardwareAddr(p.bytes[6:12]).String() }
-func (p packet) isARP() bool    { return p.kind() == unix.ETH_P_ARP }
-func (p packet) isAdvert() bool { return p.kind() == unix.ETH_P_IPV6 && p.body()[6] == 58 && p.body()[40] == 136 }
+func (p packet) kind() uint16 { return binary.BigEndian.Uint16(p.bytes[12:]) }
+func (p packet) body() []byte { return p.bytes[14:] }
+func (p packet) from() string { return net.HardwareAddr(p.bytes[6:12]).String() }
+func (p packet) isARP() bool  { return p.kind() == unix.ETH_P_ARP }
+func (p packet) isAdvert() bool {
+	return p.kind() == unix.ETH_P_IPV6 && p.body()[6] == 58 && p.body()[40] == 136
+}
 
 func newCapture(t *testing.T, ns *Namespace, link string) *capture {
 	t.Helper()

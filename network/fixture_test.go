@@ -105,6 +105,7 @@ func workload(t *testing.T, host *Namespace, bridge string, addresses ...string)
 	w := scratch(t)
 	cable(t, w, "eth0", host, "veth-web")
 	ip(t, host, "link set veth-web master "+bridge+" up")
+	run(t, w, "0", "sh", "-c", "cat > /proc/sys/net/ipv6/conf/eth0/accept_dad") // or its address would be late
 	lines := []string{"link set lo up", "link set eth0 address 02:77:00:00:00:50 up"}
 	for _, a := range addresses {
 		nodad := ""
@@ -255,7 +256,7 @@ func essence(o map[string]any) string {
 		if strings.HasSuffix(key, "_life_time") {
 			o[key] = o[key].(float64) > 4e9
 		}
-		if nested, ok := o[key].([]any); ok && key == "addr_info" {
+		if nested, ok := o[key].([]any); ok && (key == "addr_info" || key == "nexthops") {
 			for i := range nested {
 				nested[i] = essence(nested[i].(map[string]any))
 			}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 
 	"github.com/vishvananda/netlink"
@@ -71,11 +72,10 @@ func (m *maker) make() error {
 			return fmt.Errorf("link %s: %w", l.Name, err)
 		}
 	}
-	if err := m.linkSettings(); err != nil {
-		return err
-	}
-	if err := m.addressing(); err != nil {
-		return err
+	for _, step := range []func() error{m.linkSettings, m.addressing, m.lateSettings} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	if err := addNeighbours(m.here, m.d.Neighbours, m.index); err != nil {
 		return err
@@ -236,10 +236,38 @@ func (m *maker) finish(k netlink.Link, l Link) error {
 	return errors.Join(errs...)
 }
 
+// genMode is how the kernel makes link-local addresses by itself; 1 is not at all
+// (ip-sysctl.rst). Its own would begin with a search for duplicates.
+const genMode = "ipv6/addr_gen_mode"
+
+// linkSettings sets what is to be set before a link is up.
 func (m *maker) linkSettings() error {
+	return m.eachLink(func(l Link) error {
+		first := maps.Clone(l.Sysctls)
+		if _, ok := first[genMode]; ok && l.attached() {
+			first[genMode] = "1"
+		}
+		return writeLinkSysctls(l.Name, first)
+	})
+}
+
+// lateSettings sets what is to be set once there are addresses.
+func (m *maker) lateSettings() error {
+	return m.eachLink(func(l Link) error {
+		v, ok := l.Sysctls[genMode]
+		if !ok {
+			return nil
+		}
+		name := linkSysctl(l.Name, genMode)
+		return writeSysctls([]string{name}, map[string]string{name: v})
+	})
+}
+
+// eachLink calls f in the namespace for every link.
+func (m *maker) eachLink(f func(Link) error) error {
 	return m.ns.Do(func() error {
 		for _, l := range m.d.Links {
-			if err := writeLinkSysctls(l.Name, l.Sysctls); err != nil {
+			if err := f(l); err != nil {
 				return err
 			}
 		}
@@ -257,10 +285,8 @@ func (m *maker) addressing() error {
 				return fmt.Errorf("take link %s up: %w", l.Name, err)
 			}
 		}
-		for _, a := range l.Addresses {
-			if err := addAddress(m.here, l, m.index[l.Name], a); err != nil {
-				return err
-			}
+		if err := addAddresses(m.here, l, m.index[l.Name]); err != nil {
+			return fmt.Errorf("link %s: %w", l.Name, err)
 		}
 	}
 	return nil
