@@ -3,7 +3,6 @@ package network
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -217,26 +216,33 @@ func setFirewall(ns *Namespace, list []Message) error {
 		return fmt.Errorf("open an nftables socket: %w", err)
 	}
 	defer c.Close()
-	batch := []netlink.Message{batchEdge(unix.NFNL_MSG_BATCH_BEGIN)}
-	for _, m := range list {
-		o, _ := objectOf(m.Type)
-		batch = append(batch, netlink.Message{
-			Header: netlink.Header{Type: nftType(m.Type), Flags: netlink.Request | netlink.Acknowledge | netlink.Create | o.flags},
-			Data:   append([]byte{m.Family, 0, 0, 0}, m.Data...),
-		})
+	batch, size := transaction(list)
+	if err := c.SetWriteBuffer(max(2*size, 1<<16)); err != nil {
+		return fmt.Errorf("make room for %d bytes of nftables: %w", size, err)
 	}
-	if _, err := c.SendMessages(append(batch, batchEdge(unix.NFNL_MSG_BATCH_END))); err != nil {
+	if _, err := c.SendMessages(batch); err != nil {
 		return fmt.Errorf("set nftables: %w", err)
 	}
-	var failed []error
-	for _, m := range list {
-		if _, err := c.Receive(); err != nil {
-			o, _ := objectOf(m.Type)
-			failed = append(failed, fmt.Errorf("set nftables %s: %w", o.name, err))
-			break // the whole transaction is void
-		}
+	if _, err := c.Receive(); err != nil {
+		return fmt.Errorf("set nftables: %w", err)
 	}
-	return errors.Join(failed...)
+	return nil
+}
+
+// transaction returns the messages that make all objects or none. The last alone asks
+// for an acknowledgement: errors of others come before it.
+func transaction(list []Message) (batch []netlink.Message, size int) {
+	batch = append(batch, batchEdge(unix.NFNL_MSG_BATCH_BEGIN))
+	for i, m := range list {
+		o, _ := objectOf(m.Type)
+		h := netlink.Header{Type: nftType(m.Type), Flags: netlink.Request | netlink.Create | o.flags}
+		if i == len(list)-1 {
+			h.Flags |= netlink.Acknowledge
+		}
+		batch = append(batch, netlink.Message{Header: h, Data: append([]byte{m.Family, 0, 0, 0}, m.Data...)})
+		size += len(m.Data) + unix.NLMSG_HDRLEN + nfgen
+	}
+	return append(batch, batchEdge(unix.NFNL_MSG_BATCH_END)), size
 }
 
 func batchEdge(message uint16) netlink.Message {

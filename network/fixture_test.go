@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -41,6 +42,8 @@ func newLAN(t *testing.T) *lan {
 	}
 	ip(t, n.a, "link set uplink master "+bridgeA+" up")
 	ip(t, n.b, "link set uplink master "+bridgeB+" up")
+	awaitLink(t, n.a, bridgeA) // else it would change under a test
+	awaitLink(t, n.b, bridgeB)
 	ip(t, n.client, "link set lo up", "addr add 10.77.0.9/24 dev eth0", "addr add fd77::9/64 dev eth0 nodad", "link set eth0 up")
 	return n
 }
@@ -88,7 +91,7 @@ func run(t *testing.T, ns *Namespace, stdin, name string, args ...string) string
 		return err
 	})
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdin, out)
+		t.Fatalf("%s %s: %v\n%.2000s%.2000s", name, strings.Join(args, " "), err, stdin, out)
 	}
 	return string(out)
 }
@@ -268,3 +271,5 @@ func essence(o map[string]any) string {
 	}
 	return b.String()
 }
+
+func netipPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
