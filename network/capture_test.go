@@ -35,7 +35,7 @@ func (p packet) isAdvert() bool {
 	return p.kind() == unix.ETH_P_IPV6 && p.body()[6] == 58 && p.body()[40] == 136
 }
 
-func newCapture(t *testing.T, ns *Namespace, link string) *capture {
+func newCapture(t testing.TB, ns *Namespace, link string) *capture {
 	t.Helper()
 	index := linkIndex(t, ns, link)
 	var fd int
@@ -50,7 +50,7 @@ func newCapture(t *testing.T, ns *Namespace, link string) *capture {
 	return c
 }
 
-func linkIndex(t *testing.T, ns *Namespace, link string) int {
+func linkIndex(t testing.TB, ns *Namespace, link string) int {
 	t.Helper()
 	k, err := handleIn(t, ns).LinkByName(link)
 	must(t, err)
@@ -99,7 +99,7 @@ func (c *capture) all(choose func(packet) bool) []packet {
 }
 
 // await returns the first chosen frame.
-func (c *capture) await(t *testing.T, what string, choose func(packet) bool) packet {
+func (c *capture) await(t testing.TB, what string, choose func(packet) bool) packet {
 	t.Helper()
 	deadline := time.After(patience)
 	for {

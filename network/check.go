@@ -19,7 +19,8 @@ type Target struct {
 	Host    *Namespace        // where bridges and parents are
 	Bridges map[string]string // of the source's bridges and parents, those that have another name here
 
-	ends []int // the host's ends, once made
+	fresh *baseline // once checked
+	ends  []int     // the host's ends, once made
 }
 
 // uplink returns what a link hangs on here.
@@ -40,7 +41,7 @@ func (t *Target) Check(d Description) (Findings, error) {
 	}
 	defer h.Close()
 	c := checker{t: t, h: h, d: d}
-	for _, step := range []func() error{c.uplinks, c.taken, c.settings} {
+	for _, step := range []func() error{c.uplinks, c.taken, c.baseline, c.settings} {
 		if err := step(); err != nil {
 			return Findings{}, fmt.Errorf("check the target's network: %w", err)
 		}
@@ -244,15 +245,21 @@ func namespaces() []string {
 	return list
 }
 
+// baseline looks at a fresh namespace of this kernel.
+func (c *checker) baseline() (err error) {
+	c.t.fresh, err = readBaseline()
+	return err
+}
+
 // settings finds settings that this kernel does not have.
 func (c *checker) settings() error {
 	var missing []string
-	err := c.t.Host.Do(func() error {
-		for name := range c.d.Sysctls {
-			if _, err := os.Stat("/proc/sys/net/" + name); err != nil && !inNamespacesOnly(name) {
-				missing = append(missing, name)
-			}
+	for name := range c.d.Sysctls {
+		if _, exists := c.t.fresh.all[name]; !exists {
+			missing = append(missing, name)
 		}
+	}
+	err := c.t.Host.Do(func() error {
 		if cc := c.d.Sysctls["ipv4/tcp_congestion_control"]; cc != "" {
 			b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
 			if err == nil && !slices.Contains(strings.Fields(string(b)), cc) {
@@ -267,6 +274,3 @@ func (c *checker) settings() error {
 	}
 	return err
 }
-
-// inNamespacesOnly reports whether a setting shows only once something uses it.
-func inNamespacesOnly(name string) bool { return strings.HasPrefix(name, "netfilter/") }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -120,8 +119,7 @@ func nftType(message uint8) netlink.HeaderType {
 // CRIU's, are not the workload's.
 func (r *reader) keep(o object, m Message) {
 	list := slices.DeleteFunc(attributes(m.Data), func(a netlink.Attribute) bool { return !slices.Contains(o.attributes, attrType(a)) })
-	table := tableOf(list)
-	if strings.HasPrefix(table, lockPrefix) || strings.HasPrefix(table, criuPrefix) {
+	if isLock(tableOf(list)) {
 		return
 	}
 	if o.add == unix.NFT_MSG_NEWSET { // it wants a number, which nobody refers to

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -28,7 +29,7 @@ const (
 	bridgeB = "lan0"
 )
 
-func newLAN(t *testing.T) *lan {
+func newLAN(t testing.TB) *lan {
 	t.Helper()
 	n := &lan{a: scratch(t), b: scratch(t), client: scratch(t), fabric: scratch(t)}
 	ip(t, n.fabric, "link add fabric type bridge", "link set fabric up")
@@ -49,7 +50,7 @@ func newLAN(t *testing.T) *lan {
 }
 
 // scratch returns a namespace that ends with the test.
-func scratch(t *testing.T) *Namespace {
+func scratch(t testing.TB) *Namespace {
 	t.Helper()
 	ns, err := newNamespace()
 	if err != nil {
@@ -60,7 +61,7 @@ func scratch(t *testing.T) *Namespace {
 }
 
 // cable makes a veth pair between two namespaces.
-func cable(t *testing.T, one *Namespace, oneName string, other *Namespace, otherName string) {
+func cable(t testing.TB, one *Namespace, oneName string, other *Namespace, otherName string) {
 	t.Helper()
 	h := handleIn(t, one)
 	v := netlink.NewVeth(netlink.LinkAttrs{Name: oneName, TxQLen: -1})
@@ -70,7 +71,7 @@ func cable(t *testing.T, one *Namespace, oneName string, other *Namespace, other
 	}
 }
 
-func handleIn(t *testing.T, ns *Namespace) *netlink.Handle {
+func handleIn(t testing.TB, ns *Namespace) *netlink.Handle {
 	t.Helper()
 	h, err := ns.handle()
 	if err != nil {
@@ -81,7 +82,7 @@ func handleIn(t *testing.T, ns *Namespace) *netlink.Handle {
 }
 
 // run runs a program in a namespace and returns what it prints.
-func run(t *testing.T, ns *Namespace, stdin, name string, args ...string) string {
+func run(t testing.TB, ns *Namespace, stdin, name string, args ...string) string {
 	t.Helper()
 	var out []byte
 	err := ns.Do(func() (err error) {
@@ -96,14 +97,14 @@ func run(t *testing.T, ns *Namespace, stdin, name string, args ...string) string
 	return string(out)
 }
 
-func ip(t *testing.T, ns *Namespace, lines ...string) {
+func ip(t testing.TB, ns *Namespace, lines ...string) {
 	t.Helper()
 	run(t, ns, strings.Join(lines, "\n")+"\n", "ip", "-batch", "-")
 }
 
 // workload makes a namespace on a host as a container runtime does, reachable at the
 // given addresses.
-func workload(t *testing.T, host *Namespace, bridge string, addresses ...string) *Namespace {
+func workload(t testing.TB, host *Namespace, bridge string, addresses ...string) *Namespace {
 	t.Helper()
 	w := scratch(t)
 	cable(t, w, "eth0", host, "veth-web")
@@ -122,16 +123,17 @@ func workload(t *testing.T, host *Namespace, bridge string, addresses ...string)
 	return w
 }
 
-func awaitLink(t *testing.T, ns *Namespace, name string) {
+func awaitLink(t testing.TB, ns *Namespace, name string) {
 	t.Helper()
-	err := awaitCarrier(ns, Description{Links: []Link{{Name: name, Kind: KindVeth, Up: true}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	h := handleIn(t, ns)
+	_, err := awaitUp(ctx, func() (netlink.Link, error) { return h.LinkByName(name) })
+	must(t, err)
 }
 
 // serve answers every datagram to port 7 with the name of the place.
-func serve(t *testing.T, ns *Namespace, place string) {
+func serve(t testing.TB, ns *Namespace, place string) {
 	t.Helper()
 	var c net.PacketConn
 	err := ns.Do(func() (err error) {
@@ -157,7 +159,7 @@ func serve(t *testing.T, ns *Namespace, place string) {
 // asker asks who answers at an address.
 type asker struct{ net.Conn }
 
-func newAsker(t *testing.T, ns *Namespace, address string) asker {
+func newAsker(t testing.TB, ns *Namespace, address string) asker {
 	t.Helper()
 	var c net.Conn
 	err := ns.Do(func() (err error) {
@@ -172,7 +174,7 @@ func newAsker(t *testing.T, ns *Namespace, address string) asker {
 }
 
 // ask returns the place that answers, "" for nobody within the time.
-func (a asker) ask(t *testing.T, patience time.Duration) string {
+func (a asker) ask(t testing.TB, patience time.Duration) string {
 	t.Helper()
 	if _, err := a.Write([]byte("?")); err != nil {
 		return ""
@@ -186,7 +188,7 @@ func (a asker) ask(t *testing.T, patience time.Duration) string {
 	return string(b[:n])
 }
 
-func describe(t *testing.T, ns, host *Namespace) Description {
+func describe(t testing.TB, ns, host *Namespace) Description {
 	t.Helper()
 	d, found, err := Describe(ns, host)
 	if err != nil {
@@ -199,7 +201,7 @@ func describe(t *testing.T, ns, host *Namespace) Description {
 }
 
 // overTheWire returns what arrives at a peer, which has to be valid.
-func overTheWire(t *testing.T, d Description) Description {
+func overTheWire(t testing.TB, d Description) Description {
 	t.Helper()
 	b, err := json.Marshal(d)
 	if err != nil {
@@ -219,7 +221,7 @@ func (n *lan) target() *Target {
 	return &Target{ID: migrate.NewID(), Host: n.b, Bridges: map[string]string{bridgeA: bridgeB, "uplink": "uplink"}}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +230,7 @@ func must(t *testing.T, err error) {
 
 // view is what ip(8) says of a namespace, but for what a move cannot keep: numbers of the
 // links at the other ends, carrier and statistics of links, and lifetimes as they go.
-func view(t *testing.T, ns *Namespace) string {
+func view(t testing.TB, ns *Namespace) string {
 	t.Helper()
 	var b strings.Builder
 	for _, what := range []string{

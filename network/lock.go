@@ -218,15 +218,27 @@ func Unlock(ns *Namespace, id migrate.ID) error {
 // whose ID keep tells to keep. It returns the IDs of those removed.
 func Sweep(ns *Namespace, keep func(migrate.ID) bool) ([]migrate.ID, error) {
 	names, err := dropTables(ns, func(name string) bool {
-		rest, ours := strings.CutPrefix(name, lockPrefix)
-		id, err := migrate.ParseID(rest)
-		return ours && err == nil && !keep(id)
+		id, ok := lockedBy(name)
+		return ok && !keep(id)
 	})
 	var ids []migrate.ID
 	for _, name := range names {
 		ids = append(ids, migrate.ID(strings.TrimPrefix(name, lockPrefix)))
 	}
 	return ids, err
+}
+
+// lockedBy returns the ID in a lock's name.
+func lockedBy(name string) (migrate.ID, bool) {
+	rest, ok := strings.CutPrefix(name, lockPrefix)
+	id, err := migrate.ParseID(rest)
+	return id, ok && err == nil
+}
+
+// isLock reports whether a table is a lock, ours or CRIU's.
+func isLock(name string) bool {
+	_, ours := lockedBy(name)
+	return ours || strings.HasPrefix(name, criuPrefix)
 }
 
 // DropCRIUTables removes the tables by which a CRIU that was killed has left

@@ -24,7 +24,7 @@ func (t *Target) Fill(ns *Namespace, d Description) error {
 	if err := Lock(ns, t.ID); err != nil {
 		return err
 	}
-	m := maker{Target: t, ns: ns, d: d, index: map[string]int{}}
+	m := maker{Target: t, ns: ns, d: d, fresh: t.fresh, index: map[string]int{}}
 	err := m.open()
 	defer m.close()
 	if err == nil {
@@ -42,6 +42,7 @@ type maker struct {
 	*Target
 	ns          *Namespace
 	d           Description
+	fresh       *baseline // nil if it is not known, or does not tell
 	here, there *netlink.Handle
 	index       map[string]int // of the links made, by name
 	ends        []int
@@ -64,7 +65,7 @@ func (m *maker) close() {
 }
 
 func (m *maker) make() error {
-	if err := m.ns.Do(func() error { return writeSysctls(sysctlNames, m.d.Sysctls) }); err != nil {
+	if err := m.settings(); err != nil {
 		return err
 	}
 	for _, l := range m.d.Links {
@@ -87,6 +88,28 @@ func (m *maker) make() error {
 		return err
 	}
 	return setFirewall(m.ns, m.d.Firewall)
+}
+
+func (m *maker) settings() error {
+	if !m.fresh.fits(m.d.Sysctls) {
+		m.fresh = nil
+	}
+	var have map[string]string
+	if m.fresh != nil {
+		have = m.fresh.all
+	}
+	return m.ns.Do(func() error { return writeSysctls(sysctlNames, m.d.Sysctls, have) })
+}
+
+// freshSettings returns what a link of the kind has when it is new, nil if that is to be read.
+func (m *maker) freshSettings(l Link) map[string]string {
+	switch {
+	case m.fresh == nil, l.Kind == KindDummy: // accept_dad and others depend on the kind
+		return nil
+	case l.Kind == KindLoopback:
+		return m.fresh.lo
+	}
+	return m.fresh.link
 }
 
 // link makes a link, with the number that it had if that is free.
@@ -247,7 +270,7 @@ func (m *maker) linkSettings() error {
 		if _, ok := first[genMode]; ok && l.attached() {
 			first[genMode] = "1"
 		}
-		return writeLinkSysctls(l.Name, first)
+		return writeLinkSysctls(l.Name, first, m.freshSettings(l))
 	})
 }
 
@@ -259,7 +282,7 @@ func (m *maker) lateSettings() error {
 			return nil
 		}
 		name := linkSysctl(l.Name, genMode)
-		return writeSysctls([]string{name}, map[string]string{name: v})
+		return writeSysctls([]string{name}, map[string]string{name: v}, nil)
 	})
 }
 

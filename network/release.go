@@ -29,7 +29,7 @@ func Release(ns *Namespace, d Description) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	_, err = dropTables(ns, func(name string) bool { return !validTable(name) })
+	_, err = dropTables(ns, isLock)
 	return err
 }
 

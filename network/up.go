@@ -32,7 +32,7 @@ func (t *Target) Up(ns *Namespace, d Description) error {
 			errs = append(errs, fmt.Errorf("take up the host's end of a link: %w", err))
 		}
 	}
-	errs = append(errs, awaitCarrier(ns, d), Unlock(ns, t.ID))
+	errs = append(errs, awaitCarrier(ns, d, there), Unlock(ns, t.ID))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func (t *Target) findEnds(there *netlink.Handle) ([]netlink.Link, error) {
 }
 
 // awaitCarrier waits until the kernel has seen to links that have become connected, which
-// it does in the background: until then they drop what they are given.
-func awaitCarrier(ns *Namespace, d Description) error {
+// it does in the background: until then they, or their ports, drop what they are given.
+func awaitCarrier(ns *Namespace, d Description, there *netlink.Handle) error {
 	here, err := ns.handle()
 	if err != nil {
 		return err
@@ -77,27 +77,32 @@ func awaitCarrier(ns *Namespace, d Description) error {
 		if !l.Up || !l.attached() {
 			continue
 		}
-		if err := awaitUp(ctx, here, l); err != nil {
+		k, err := awaitUp(ctx, func() (netlink.Link, error) { return here.LinkByName(l.Name) })
+		if err == nil && l.Kind == KindVeth {
+			_, err = awaitUp(ctx, func() (netlink.Link, error) { return there.LinkByIndex(k.Attrs().ParentIndex) })
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func awaitUp(ctx context.Context, here *netlink.Handle, l Link) error {
+// awaitUp waits for a link to be operational (RFC 2863), and returns it.
+func awaitUp(ctx context.Context, look func() (netlink.Link, error)) (netlink.Link, error) {
 	tick := time.NewTicker(100 * time.Microsecond)
 	defer tick.Stop()
 	for {
-		k, err := here.LinkByName(l.Name)
+		k, err := look()
 		if err != nil {
-			return fmt.Errorf("look at link %s: %w", l.Name, err)
+			return nil, fmt.Errorf("look at a link: %w", err)
 		}
 		if k.Attrs().OperState == netlink.OperUp {
-			return nil
+			return k, nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("link %s is %s: its bridge or parent is down", l.Name, k.Attrs().OperState)
+			return nil, fmt.Errorf("link %s is %s: its bridge or parent is down", k.Attrs().Name, k.Attrs().OperState)
 		case <-tick.C:
 		}
 	}

@@ -247,7 +247,7 @@ func (v *validator) firewall(list []Message) {
 	v.limit("bytes of firewall rules", total, maxFirewallBytes)
 }
 
-// validTable reports whether a table may have this name: not that of a lock.
+// validTable reports whether a workload's table may have this name: not that of a lock.
 func validTable(name string) bool {
-	return name != "" && len(name) < unix.NFT_TABLE_MAXNAMELEN && !strings.HasPrefix(name, lockPrefix) && !strings.HasPrefix(name, criuPrefix)
+	return name != "" && len(name) < unix.NFT_TABLE_MAXNAMELEN && !isLock(name)
 }
