@@ -17,6 +17,7 @@ func footprint(t *testing.T, host *Namespace) string {
 // What was made for a migration that fails goes again, without a trace, also by a process
 // that knows nothing but its ID.
 func TestRemoveLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, crashed := range []bool{false, true} {
 		n := newLAN(t)
 		w := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
@@ -70,6 +71,7 @@ func current(t *testing.T) *Namespace {
 
 // A target that fails half-way leaves nothing either.
 func TestRemoveAfterFailure(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24"), n.a)
 	before := footprint(t, n.b)
@@ -88,6 +90,7 @@ func TestRemoveAfterFailure(t *testing.T) {
 // Once it is open, what was made is the workload's: a Remove that comes late, or another
 // process that opens it again, does no harm.
 func TestUpIsForGood(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	w := workload(t, n.a, bridgeA, "10.77.0.50/24")
 	d := describe(t, w, n.a)
@@ -114,6 +117,7 @@ func TestUpIsForGood(t *testing.T) {
 
 // The host's end gets another name if its own is taken.
 func TestEndNameTaken(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24"), n.a)
 	ip(t, n.b, "link add veth-web type veth peer name other")

@@ -10,6 +10,9 @@ import (
 // from the beginning of up to the first announcement at another host.
 func BenchmarkMove(b *testing.B) {
 	n := newLAN(b)
+	warm, err := Warm()
+	must(b, err)
+	b.Cleanup(func() { warm.Close() })
 	total := map[string]time.Duration{}
 	step := func(name string, f func() error) {
 		start := time.Now()

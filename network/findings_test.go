@@ -1,6 +1,7 @@
 package network
 
 import (
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ func codes(list []migrate.Finding) string {
 
 // What cannot be moved is found and named, all of it at once.
 func TestDescribeFindings(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		do       []string // ip(8) lines in the namespace
@@ -39,6 +41,7 @@ func TestDescribeFindings(t *testing.T) {
 			blockers: CodeLink + " " + CodePeer, mentions: "tun0 is a tap device"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t)
 			w := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
 			if c.do != nil {
@@ -64,6 +67,7 @@ func TestDescribeFindings(t *testing.T) {
 }
 
 func TestDescribeQdisc(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	w := workload(t, n.a, bridgeA, "10.77.0.50/24")
 	run(t, w, "", "tc", strings.Fields("qdisc add dev eth0 root tbf rate 10mbit burst 32kbit latency 50ms")...)
@@ -76,6 +80,7 @@ func TestDescribeQdisc(t *testing.T) {
 
 // The target tells of everything in the way.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		onHost   []string // ip(8) lines on the target
@@ -100,6 +105,7 @@ func TestCheck(t *testing.T) {
 			blockers: CodeAddressIn + " " + CodeBridge + " " + CodeCongestion},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t)
 			d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64"), n.a)
 			if c.onHost != nil {
@@ -119,4 +125,33 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An address is taken if a container on the same bridge has it, not if one on another
+// bridge does.
+func TestCheckContainers(t *testing.T) {
+	t.Parallel()
+	for bridge, want := range map[string]string{bridgeB: CodeAddressIn + " " + CodeMACIn, "elsewhere": ""} {
+		n := newLAN(t)
+		d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24"), n.a)
+		ip(t, n.b, "link add elsewhere type bridge", "link set elsewhere up")
+		occupy(t, workload(t, n.b, bridge, "10.77.0.50/24"))
+		target := n.target()
+		found, err := target.Check(d)
+		must(t, err)
+		if got := codes(found.Blockers); got != want {
+			t.Errorf("with a container on %s: blockers %q, want %q: %v", bridge, got, want, found.Blockers)
+		}
+	}
+}
+
+// occupy starts a process in a namespace, by which the namespace is found.
+func occupy(t *testing.T, ns *Namespace) {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	must(t, ns.Do(cmd.Start))
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 }

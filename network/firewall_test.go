@@ -46,6 +46,7 @@ func bigSet() string {
 // Rules of the namespace are the same after the move, and the locks of both sides are none
 // of them.
 func TestFirewallMoves(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	w := workload(t, n.a, bridgeA, "10.77.0.50/24")
 	run(t, w, ruleset+bigSet(), "nft", "-f", "-")
@@ -78,6 +79,7 @@ func TestFirewallMoves(t *testing.T) {
 
 // A kernel that does not take the rules says so ahead of the move.
 func TestFirewallRefused(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24"), n.a)
 	d.Firewall = []Message{{Type: 6, Family: 1, Data: []byte("\x06\x00\x01\x00a\x00\x00\x00\x06\x00\x02\x00b\x00\x00\x00")}} // a rule without its table

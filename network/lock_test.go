@@ -19,6 +19,7 @@ import (
 // Nothing comes out of a locked namespace, whatever is sent to it: no reset, no answer
 // to a question for an address, no echo. What is inside cannot talk to itself either.
 func TestLockedIsSilent(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	w := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
 	serve(t, w, "a")
@@ -115,6 +116,7 @@ func tables(t *testing.T, ns *Namespace) string {
 // CRIU brings half-closed connections into their state by packets over lo, with a mark
 // of its own.
 func TestLockLetsCRIUPass(t *testing.T) {
+	t.Parallel()
 	w := scratch(t)
 	ip(t, w, "link set lo up")
 	serve(t, w, "lo")
@@ -132,8 +134,10 @@ func TestLockLetsCRIUPass(t *testing.T) {
 // Of a namespace that is shared, only the given connections are locked: their peer
 // gets neither data nor a reset, others go on.
 func TestLockConnections(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"10.77.0.50", "fd77::50"} {
 		t.Run(address, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t)
 			host := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
 			locked, free := connect(t, host, n.client, address), connect(t, host, n.client, address)
@@ -221,6 +225,7 @@ func destinationPort(p packet) uint16 {
 
 // A crash leaves locks, which go by their name; others' tables stay.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	w := scratch(t)
 	ours, theirs := migrate.NewID(), migrate.NewID()
 	must(t, Lock(w, ours))

@@ -8,8 +8,10 @@ import (
 // A macvlan moves to a parent of another name. It has no end that could be down: the lock
 // alone keeps it silent until the commit.
 func TestMoveMacvlan(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"10.77.0.60", "fd77::60"} {
 		t.Run(address, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t)
 			cable(t, n.a, "wire", n.fabric, "wire-a")
 			cable(t, n.b, "cord", n.fabric, "wire-b")
@@ -74,6 +76,7 @@ func macvlan(t *testing.T, host *Namespace, parent string) *Namespace {
 }
 
 func TestRemoveMacvlan(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	for _, host := range []*Namespace{n.a, n.b} { // a port of a bridge cannot be a parent
 		ip(t, host, "link add wire type veth peer name plug", "link set wire up", "link set plug up")

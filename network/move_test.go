@@ -15,9 +15,11 @@ const (
 // An address is served at the new place with the first packet that a client sends
 // after the announcement, whatever its tables and the switches' say.
 func TestMoveAddress(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"10.77.0.50", "fd77::50"} {
 		for _, mac := range []string{"", "02:77:00:00:00:99"} {
 			t.Run(address+" "+mac, func(t *testing.T) {
+				t.Parallel()
 				n := newLAN(t)
 				w := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
 				serve(t, w, "a")

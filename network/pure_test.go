@@ -11,6 +11,7 @@ import (
 )
 
 func TestPauses(t *testing.T) {
+	t.Parallel()
 	ms := time.Millisecond
 	for _, c := range []struct {
 		rounds Rounds
@@ -28,6 +29,7 @@ func TestPauses(t *testing.T) {
 
 // The bytes are those of RFC 826 with RFC 5227, and of RFC 4861 with RFC 8200.
 func TestFrames(t *testing.T) {
+	t.Parallel()
 	mac := net.HardwareAddr{2, 0x77, 0, 0, 0, 0x50}
 	v4, v6 := netip.MustParseAddr("10.77.0.50"), netip.MustParseAddr("fd77::50")
 	for name, c := range map[string]struct {
@@ -52,6 +54,7 @@ func TestFrames(t *testing.T) {
 // No peer gets a name, number or setting past the check that the kernel would take for
 // something else.
 func TestValidate(t *testing.T) {
+	t.Parallel()
 	good := func() Description {
 		return Description{
 			Links: []Link{

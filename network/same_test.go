@@ -53,6 +53,7 @@ func rich(t *testing.T, w *Namespace) {
 // All that ip(8) and sysctl(8) show is the same after a move, with the links without a carrier
 // and with it, and so it is for the way back.
 func TestNamespaceIsTheSame(t *testing.T) {
+	t.Parallel()
 	n := newLAN(t)
 	w := workload(t, n.a, bridgeA, "10.77.0.50/24", "fd77::50/64")
 	rich(t, w)
