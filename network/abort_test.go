@@ -130,3 +130,16 @@ func TestEndNameTaken(t *testing.T) {
 		t.Errorf("somebody else's link is gone: %s", got)
 	}
 }
+
+// The host's bridge does not take its address from a workload's link.
+func TestBridgeKeepsMAC(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	d := describe(t, workload(t, n.a, bridgeA, "10.77.0.50/24"), n.a)
+	must(t, n.target().Fill(scratch(t), d))
+	end, err := handleIn(t, n.b).LinkByName(d.Links[1].Peer.Name)
+	must(t, err)
+	if mac := end.Attrs().HardwareAddr; mac[0] != 0xfe {
+		t.Errorf("the host's end has the address %s, want a high one", mac)
+	}
+}

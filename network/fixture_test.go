@@ -120,6 +120,7 @@ func workload(t testing.TB, host *Namespace, bridge string, addresses ...string)
 	}
 	ip(t, w, lines...)
 	awaitLink(t, w, "eth0")
+	run(t, w, "1", "sh", "-c", "cat > /proc/sys/net/ipv6/conf/eth0/accept_dad")
 	return w
 }
 
@@ -275,3 +276,11 @@ func essence(o map[string]any) string {
 }
 
 func netipPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// noTentative fails the test if an address waits for the search for duplicates.
+func noTentative(t testing.TB, ns *Namespace) {
+	t.Helper()
+	if got := run(t, ns, "", "ip", "-6", "addr", "show", "tentative"); got != "" {
+		t.Errorf("addresses that cannot be used yet: %s", got)
+	}
+}

@@ -34,6 +34,7 @@ func TestLockedIsSilent(t *testing.T) {
 	must(t, Lock(w, id))
 	seen := newCapture(t, w, "eth0")
 
+	heard := listen(t, w, "10.77.0.50:4446")
 	provoke(t, n.client)
 	must(t, w.Do(func() error { // what the kernel would send for the workload
 		c, err := net.Dial("udp", "10.77.0.9:9")
@@ -48,6 +49,11 @@ func TestLockedIsSilent(t *testing.T) {
 	}
 	seen.await(t, "segment from the client", func(p packet) bool { return !p.out && isTCP(p) })
 	seen.await(t, "question for an address", func(p packet) bool { return !p.out && p.isARP() })
+	seen.await(t, "datagram for the listener", func(p packet) bool { return !p.out && isUDP(p) && destinationPort(p) == 4446 })
+	heard.SetReadDeadline(time.Now().Add(silence))
+	if n, from, err := heard.ReadFrom(make([]byte, 64)); err == nil {
+		t.Errorf("%d bytes from %v came into a locked namespace", n, from)
+	}
 	if out := seen.all(func(p packet) bool { return p.out }); len(out) > 0 {
 		t.Errorf("%d frames leaked out of a locked namespace, the first: % x", len(out), out[0].bytes)
 	}
@@ -96,7 +102,26 @@ func provoke(t *testing.T, client *Namespace) {
 		}
 		return nil
 	}))
+	must(t, client.Do(func() error {
+		c, err := net.Dial("udp", "10.77.0.50:4446")
+		if err == nil {
+			c.Write([]byte("leak"))
+			c.Close()
+		}
+		return err
+	}))
 	ip(t, client, "neigh del 10.77.0.50 dev eth0", "neigh del fd77::50 dev eth0")
+}
+
+func listen(t *testing.T, ns *Namespace, address string) net.PacketConn {
+	t.Helper()
+	var c net.PacketConn
+	must(t, ns.Do(func() (err error) {
+		c, err = net.ListenPacket("udp", address)
+		return err
+	}))
+	t.Cleanup(func() { c.Close() })
+	return c
 }
 
 func isTimeout(err error) bool {
@@ -104,8 +129,11 @@ func isTimeout(err error) bool {
 	return errors.As(err, &n) && n.Timeout()
 }
 
-func isTCP(p packet) bool {
-	return p.kind() == unix.ETH_P_IP && p.body()[9] == unix.IPPROTO_TCP || p.kind() == unix.ETH_P_IPV6 && p.body()[6] == unix.IPPROTO_TCP
+func isTCP(p packet) bool { return p.carries(unix.IPPROTO_TCP) }
+func isUDP(p packet) bool { return p.carries(unix.IPPROTO_UDP) }
+
+func (p packet) carries(protocol byte) bool {
+	return p.kind() == unix.ETH_P_IP && p.body()[9] == protocol || p.kind() == unix.ETH_P_IPV6 && p.body()[6] == protocol
 }
 
 func tables(t *testing.T, ns *Namespace) string {

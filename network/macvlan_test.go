@@ -44,6 +44,7 @@ func TestMoveMacvlan(t *testing.T) {
 				t.Errorf("%d frames leaked, the first: % x", len(out), out[0].bytes)
 			}
 			must(t, target.Up(moved, d))
+			noTentative(t, moved)
 			diff(t, "up", view(t, moved), want)
 			must(t, Announce(t.Context(), moved, d, Rounds{Count: 1}))
 			sent.await(t, "announcement", func(p packet) bool { return p.out && p.from() == d.Links[1].MAC })
@@ -72,6 +73,7 @@ func macvlan(t *testing.T, host *Namespace, parent string) *Namespace {
 	run(t, w, "0", "sh", "-c", "cat > /proc/sys/net/ipv6/conf/mac0/accept_dad")
 	ip(t, w, "link set lo up", "link set mac0 up", "addr add 10.77.0.60/24 dev mac0", "addr add fd77::60/64 dev mac0 nodad",
 		"route add default via 10.77.0.9", "route add default via fd77::9 dev mac0")
+	run(t, w, "1", "sh", "-c", "cat > /proc/sys/net/ipv6/conf/mac0/accept_dad")
 	return w
 }
 

@@ -52,6 +52,7 @@ func TestMoveAddress(t *testing.T) {
 				start := time.Now()
 				must(t, target.Up(moved, d))
 				t.Logf("Up took %v", time.Since(start))
+				noTentative(t, moved)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				go Announce(ctx, moved, d, Rounds{})
