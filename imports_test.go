@@ -42,13 +42,16 @@ func listed(t *testing.T) map[string]pkg {
 	}
 }
 
-var leaves = []string{"criu", "transport", "journal", "clock", "predump", "rootfs", "workload"}
+var leaves = []string{"criu", "transport", "journal", "clock", "predump", "rootfs", "network", "workload"}
 
 // mayUse lists the packages that may import a third-party module, by the first
 // part of their path.
 var mayUse = map[string]string{
 	"github.com/checkpoint-restore/go-criu": "criu",
 	"github.com/quic-go/quic-go":            "transport",
+	"github.com/vishvananda":                "network",
+	"github.com/google/nftables":            "network",
+	"github.com/mdlayher/netlink":           "network",
 }
 
 func TestLeavesStandAlone(t *testing.T) {
