@@ -14,7 +14,8 @@ var logLine = regexp.MustCompile(`^(?:\([0-9.]+\))?\s*(?:pie: )?(?:[0-9]+: )?(Er
 // noise are errors that say that something failed but not why, or that come
 // in good runs too.
 var noise = regexp.MustCompile(`FAILED|failed with|exited, status|RLIMIT_NOFILE|^[-=]+$|^Aborting |killed by signal|` +
-	`Unable to open fd=|Unable to detach from|Can't open vma|Can't make \w+ id|Unlock network failed|TCP_CORK|TCP_NODELAY`)
+	`Unable to open fd=|Unable to detach from|Can't open vma|Can't make \w+ id|Unlock network failed|TCP_CORK|TCP_NODELAY|` +
+	`^Restorer fail \d+$`) // what every task says that gives up in criu/pie/restorer.c, after the reason
 
 // Explain finds, in the lines of CRIU's log, the error that ended a run, and
 // tells it in plain words with advice. That is the last error before the line

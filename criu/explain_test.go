@@ -180,3 +180,14 @@ func headOf(line string) string {
 	}
 	return ""
 }
+
+// TestExplainRestorer looks past the line with which a task gives up.
+func TestExplainRestorer(t *testing.T) {
+	const end = "pie: 5: Error (criu/pie/restorer.c:2353): Restorer fail 5\n(00.2) Error (criu/cr-restore.c:2331): Restoring FAILED."
+	if cause, _ := Explain(splitLines([]byte("pie: 5: Error (criu/pie/restorer.c:1): Can't restore 2 mapping with 3\n" + end))); cause != "Can't restore 2 mapping with 3" {
+		t.Errorf("cause %q", cause)
+	}
+	if err := newError("restore", 0, splitLines([]byte(end)), "it failed"); err.Cause != "it failed" {
+		t.Errorf("cause %q", err.Cause)
+	}
+}

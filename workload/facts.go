@@ -15,7 +15,7 @@ type Facts struct {
 	Unix      map[uint64]Unix // likewise
 	Command   []string
 	Dir       string // working directory of the root
-	Mono      int64  // offsets of the root's time namespace, nanoseconds
+	Mono      int64  // by how much the root's clocks are ahead of ours, by its time namespace, nanoseconds
 	Boot      int64
 	Terminals map[uint64]Size // of pseudo-terminal slaves, by device number
 }

@@ -288,6 +288,30 @@ func TestInspectTimeNamespace(t *testing.T) {
 	}
 }
 
+// TestInspectFromTimeNamespace looks from another time namespace than the
+// initial one, which is where the kernel counts offsets from.
+func TestInspectFromTimeNamespace(t *testing.T) {
+	needRoot(t)
+	const inside = "MIGRATE_TEST_IN_TIMENS"
+	if os.Getenv(inside) == "" {
+		cmd := exec.CommandContext(t.Context(), "unshare", "-T", "--monotonic", "300", "--boottime", "400", "-f", "--kill-child",
+			os.Args[0], "-test.run=^TestInspectFromTimeNamespace$")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	cmd, _ := start(t, exec.Command("unshare", "-T", "--monotonic", "1000", "--boottime", "2000", "-f", "--kill-child", "sh", "-c", "echo ready; sleep 60; true"))
+	f, err := Snapshot(t.Context(), cmd.Process.Pid)
+	if err != nil || len(f.Tasks) < 2 {
+		t.Fatalf("Snapshot = %+v, %v", f, err)
+	}
+	if w, _ := inspect(t, f.Tasks[1].PID); !w.OwnTime || w.MonoOffset != 700e9 || w.BootOffset != 1600e9 {
+		t.Errorf("workload = %+v, want offsets of 700 s and 1600 s", w)
+	}
+}
+
 func TestInspectMountNamespace(t *testing.T) {
 	needRoot(t)
 	cmd := capsule(t, "echo ready; sleep 60; true", syscall.CLONE_NEWNS)

@@ -137,8 +137,9 @@ func (f *Facts) readRoot(all []proc.Process) {
 	}
 	f.Dir, _ = os.Readlink(dir + "/cwd")
 	if f.own("time") {
-		b, _ := os.ReadFile(dir + "/timens_offsets")
-		f.Mono, f.Boot = parseOffsets(string(b))
+		theirs, _ := os.ReadFile(dir + "/timens_offsets")
+		ours, _ := os.ReadFile("/proc/self/timens_offsets")
+		f.Mono, f.Boot = betweenOffsets(string(theirs), string(ours))
 	}
 	f.Inet = readInet(dir + "/net")
 	f.Unix, _ = readUnix(pid)
@@ -149,6 +150,14 @@ func (f *Facts) readRoot(all []proc.Process) {
 			}
 		}
 	}
+}
+
+// betweenOffsets returns by how much their clocks are ahead of ours: the kernel
+// tells both from the initial namespace, in which we need not be.
+func betweenOffsets(theirs, ours string) (mono, boot int64) {
+	mono, boot = parseOffsets(theirs)
+	ourMono, ourBoot := parseOffsets(ours)
+	return mono - ourMono, boot - ourBoot
 }
 
 // parseOffsets reads lines "CLOCK SECONDS NANOSECONDS" (time_namespaces(7)).

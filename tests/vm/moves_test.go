@@ -19,13 +19,16 @@ var moves = []scenario{
 	{name: "process three hops", always: true, run: func(s *stage) {
 		s.threeHops(s.process(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerHash)
 	}},
+	{name: "capsule three hops, restored lazily", run: func(s *stage) {
+		s.threeHops(s.capsule(s.a, "--memory", "48", "--dirty", "100", "--hot", "0.25"), migrate.TrackerAuto)
+	}},
 	{name: "three hops, A up for months", fits: ring, machines: machines{uptimeA: months}, run: (*stage).capsuleHops},
 }
 
 // capsuleHops leaves it to migrate how to track memory: all these kernels have
-// soft-dirty. So much memory is restored lazily.
+// soft-dirty. So little memory is restored eagerly.
 func (s *stage) capsuleHops() {
-	s.threeHops(s.capsule(s.a, "--memory", "48", "--dirty", "100", "--hot", "0.25"), migrate.TrackerAuto)
+	s.threeHops(s.capsule(s.a, "--memory", "8", "--dirty", "100"), migrate.TrackerAuto)
 }
 
 // threeHops moves a workload there, back and there again, between hosts that
