@@ -41,6 +41,8 @@ type Drain struct {
 	ends    chan end
 	halted  *migrate.Failure // why no more moves begin
 	retryAt map[string]time.Time
+
+	cordoned bool // by this drain, and not by somebody before
 }
 
 func newDrain(cfg Config, r *Record) *Drain {

@@ -69,6 +69,7 @@ func (d *Drain) loop(ctx context.Context, stop context.CancelCauseFunc) error {
 		case err := <-lost:
 			stop(err)
 		case <-tell.C:
+			d.share(ctx, len(d.flights)) // with those that could not be told before
 			d.tell()
 		}
 	}
@@ -109,6 +110,7 @@ func (d *Drain) start(ctx context.Context) error {
 	for ctx.Err() == nil && d.halted == nil {
 		it := d.rec.next(d.flights, d.retryAt, time.Now())
 		if it == nil {
+			d.share(ctx, len(d.flights))
 			return nil
 		}
 		it.State, it.Failure = StateMoving, nil
@@ -126,12 +128,15 @@ func (d *Drain) start(ctx context.Context) error {
 
 // fly has a workload moved beside the loop.
 func (d *Drain) fly(ctx context.Context, it *Item) {
-	f := &flight{ref: it.Ref, id: it.last().ID, target: it.Target, memory: it.Memory}
+	// A move that has just begun cannot be told to be slower yet: it is given what
+	// it will have when all that may begin has begun.
+	soon := min(d.rec.Options.MaxParallel, len(d.flights)+1+d.rec.count(StatePending))
+	f := &flight{ref: it.Ref, id: it.last().ID, target: it.Target, memory: it.Memory, cap: d.portion(soon)}
 	d.watch.Lock()
 	d.flights[it.Ref] = f
 	d.watch.Unlock()
 	o := d.order(it, f.id, it.Target)
-	o.Options.Bandwidth = d.portion(len(d.flights))
+	o.Options.Bandwidth = f.cap
 	source, target, patience := d.source(it.Source), d.target(it.Target), d.cfg.Patience
 	go func() {
 		e := end{ref: f.ref}
@@ -166,9 +171,14 @@ func (d *Drain) share(ctx context.Context, moves int) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
+	want := d.portion(moves)
 	for _, f := range d.flights {
-		if it := d.item(f.ref); it != nil {
-			_ = d.source(it.Source).Cap(ctx, f.id, d.portion(moves)) // it may have ended, or not come so far that it can be told
+		it := d.item(f.ref)
+		if it == nil || f.cap == want {
+			continue
+		}
+		if d.source(it.Source).Cap(ctx, f.id, want) == nil { // else it has ended, or cannot be told yet
+			f.cap = want
 		}
 	}
 }
@@ -196,7 +206,6 @@ func (d *Drain) renew(ctx context.Context, lost chan<- error) {
 		targets[name] = d.targets[name]
 	}
 	id, ttl := d.rec.ID, d.cfg.ClaimTTL
-	claim := d.claim
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, ttl/3)
 		defer cancel()
@@ -205,7 +214,7 @@ func (d *Drain) renew(ctx context.Context, lost chan<- error) {
 				d.warn(migrate.Finding{Code: "reservation", What: "the room on " + name + " could not be kept: " + err.Error()})
 			}
 		}
-		if err := claim(ctx); isBusy(err) {
+		if err := d.hold(ctx); isBusy(err) {
 			select {
 			case lost <- fmt.Errorf("%w: %w", errLost, err):
 			default:

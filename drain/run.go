@@ -114,6 +114,22 @@ func (d *Drain) claim(ctx context.Context) error {
 	if d.rec.Kind != KindDrain {
 		return nil
 	}
+	st, err := d.source(d.rec.Host).State(ctx, false)
+	if err != nil {
+		return err
+	}
+	if err := d.hold(ctx); err != nil {
+		return err
+	}
+	d.cordoned = st.Cordon == nil
+	return nil
+}
+
+// hold claims the host, again if need be. Only an undrain claims none.
+func (d *Drain) hold(ctx context.Context) error {
+	if d.rec.Kind != KindDrain {
+		return nil
+	}
 	return d.source(d.rec.Host).Cordon(ctx, d.rec.ID, d.cfg.ClaimTTL, cmp.Or(d.rec.Options.Reason, "it is being drained"))
 }
 
@@ -143,10 +159,10 @@ func (r *Record) neededOn(target string) uint64 {
 }
 
 // giveUp ends a drain that did not begin. One that is new leaves nothing behind,
-// not even its cordon.
+// not even its cordon, but somebody else's.
 func (d *Drain) giveUp(ctx context.Context, fresh bool, why error) error {
 	d.release(ctx)
-	if fresh && d.rec.Kind == KindDrain {
+	if fresh && d.cordoned {
 		if err := d.source(d.rec.Host).Uncordon(context.WithoutCancel(ctx), d.rec.ID); err != nil && why == nil {
 			d.warn(migrate.Finding{Code: "cordon", What: err.Error(), Advice: "run \"migrate uncordon\""})
 		}

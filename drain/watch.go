@@ -56,6 +56,7 @@ type flight struct {
 	id       migrate.ID
 	target   string
 	memory   uint64
+	cap      int64 // bytes per second
 	progress migrate.Progress
 }
 
