@@ -15,6 +15,10 @@ import (
 // not stop, and one that a cgroup freezer holds does not run.
 const Timeout = 500 * time.Millisecond
 
+// leastLooks is how often it is looked for a stop before that counts: where the
+// processors are busy, the time may be over before the thread, or we, have run.
+const leastLooks = 1000
+
 // ErrTimeout says that a thread did not stop in time. It runs on untouched.
 var ErrTimeout = errors.New("the thread does not stop")
 
@@ -187,7 +191,7 @@ func (t *Thread) detach() error { return ptrace(unix.PTRACE_DETACH, t.tid, 0, 0)
 // cannot be blocked.
 func (t *Thread) await(request int, is func(unix.WaitStatus) bool) error {
 	begun := time.Now()
-	for time.Since(begun) < Timeout {
+	for looks := 0; looks < leastLooks || time.Since(begun) < Timeout; looks++ {
 		var status unix.WaitStatus
 		got, err := unix.Wait4(t.tid, &status, unix.WALL|unix.WNOHANG, nil)
 		switch {
