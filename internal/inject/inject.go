@@ -3,7 +3,9 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -47,9 +49,22 @@ func Stop(pid int) (*Thread, error) {
 	go t.trace()
 	if t.do(func() { err = t.stop() }); err != nil {
 		close(t.calls)
+		awaitUntraced(pid)
 		return nil, fmt.Errorf("stopping process %d: %w", pid, err)
 	}
 	return t, nil
+}
+
+// awaitUntraced waits until a thread that did not stop has lost its tracer, whose end
+// takes its time: until then nobody can try again (EPERM). One that is another's
+// from the start keeps it.
+func awaitUntraced(tid int) {
+	for begun := time.Now(); time.Since(begun) < Timeout; time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+		if err != nil || strings.Contains(string(status), "\nTracerPid:\t0\n") {
+			return
+		}
+	}
 }
 
 // trace runs calls on a system thread of its own, and ends with it: the kernel
