@@ -4,7 +4,7 @@ GO ?= go
 LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: build deb setup demo test lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix vagrant-box
+.PHONY: build deb setup demo test test-slow lint bench hosts hosts-down fuzz clean vm vm-setup vm-test vm-matrix vagrant-box
 
 build: # the binary, as build/migrate
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/migrate ./cmd/migrate
@@ -20,6 +20,9 @@ demo: setup # a 256 MiB workload from one host to another and back
 
 test: setup # all tests
 	@scripts/test
+
+test-slow: setup # what takes minutes for itself: drains in which something dies
+	$(GO) test ./tests/hosts -tags slow -count=1 -timeout 30m -v -run TestDrainCrashes
 
 lint: # the linters of .golangci.yml
 	$(GO) run $(LINT) run
