@@ -182,6 +182,7 @@ func (v ipVersion) set(c *nftables.Conn, t *nftables.Table, list []Connection) (
 	}
 	set := &nftables.Set{
 		Table: t, Name: v.name, Concatenation: true,
+		ID:      v.length, // any within the transaction; the library would count in a variable that all goroutines share
 		KeyType: nftables.MustConcatSetType(v.kind, nftables.TypeInetService, v.kind, nftables.TypeInetService),
 	}
 	if err := c.AddSet(set, elements); err != nil {
