@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,6 +28,8 @@ type app struct {
 	stateDir, runDir, pkiDir string
 	json                     bool
 	quiet, verbose           bool
+
+	unaudited atomic.Pointer[string] // why a request is not in the audit record
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
@@ -114,6 +117,9 @@ func needRoot(what string) error {
 
 // fail prints err, unless everything has been said.
 func (a *app) fail(cmd *cobra.Command, err error, code int) {
+	if code == 0 {
+		a.tellUnaudited()
+	}
 	if err == nil || errors.As(err, new(*endError)) {
 		return
 	}

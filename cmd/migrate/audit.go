@@ -60,13 +60,21 @@ func (r auditRow) cells() []string {
 }
 
 // audited notes what a command on this host is about to do, or why it does not.
-// A host whose record cannot be written still does its work, and says so.
+// A host whose record cannot be written still does its work, and says so at the
+// end: an error of the command mostly has the same cause.
 func (a *app) audited(what, workload string, id migrate.ID, to string, refused error) {
 	e := audit.Entry{Who: fmt.Sprintf("local %d", os.Getuid()), What: what, Workload: workload, ID: id, To: to, Granted: refused == nil}
 	if refused != nil {
 		e.Why = failureOf(refused).What
 	}
 	if err := audit.Open(a.stateDir).Add(e); err != nil {
-		a.logger().Warn("audit", "cause", err)
+		why := err.Error()
+		a.unaudited.Store(&why)
+	}
+}
+
+func (a *app) tellUnaudited() {
+	if why := a.unaudited.Load(); why != nil {
+		a.printer().note("warning: this request is not in the audit record: %s", *why)
 	}
 }

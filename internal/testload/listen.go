@@ -95,7 +95,13 @@ func (l *load) echo(udp net.PacketConn) {
 // would be in the way of a move.
 func Query(ctx context.Context, address, request string) (string, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", address)
+	return query(ctx, d.DialContext, address, request)
+}
+
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+func query(ctx context.Context, dial dial, address, request string) (string, error) {
+	c, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return "", err
 	}

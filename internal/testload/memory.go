@@ -76,7 +76,7 @@ func (m *memory) watch(fail func(error)) {
 			fail(err)
 		}
 		if i%16 == 0 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -93,10 +94,13 @@ type cell struct {
 	victim victim
 }
 
+// cells returns those in which a victim is there: all of them with the build tag
+// slow, or else every second, so that each victim dies at half of the points and
+// half of the victims at each point.
 func cells() (list []cell) {
-	for _, p := range slices.Concat(sourcePoints, targetPoints, supervisorPoints) {
-		for _, v := range victims {
-			if !slices.Contains(absent[p], v.name) {
+	for i, p := range slices.Concat(sourcePoints, targetPoints, supervisorPoints) {
+		for j, v := range victims {
+			if !slices.Contains(absent[p], v.name) && (wholeMatrix || (i+j)%2 == 0) {
 				list = append(list, cell{p, v})
 			}
 		}
@@ -323,15 +327,12 @@ type record struct {
 // records reads the journal of a host as "migrate history --json" shows it,
 // the newest migration of each side last.
 func records(h *testhost.Host) (list []record) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	out, err := h.Output(ctx, "sh", "-c", "head -qn1 /var/lib/migrate/journal/*.json 2>/dev/null; true")
-	if err != nil {
-		return nil
-	}
-	for line := range strings.Lines(out) {
+	files, _ := filepath.Glob(h.Path("/var/lib/migrate/journal/*.json")) // the pattern is good
+	for _, name := range files {
 		var r record
-		if json.Unmarshal([]byte(line), &r) == nil && r.Side != "" {
+		b, _ := os.ReadFile(name) // it may just have been replaced
+		head, _, _ := bytes.Cut(b, []byte("\n"))
+		if json.Unmarshal(head, &r) == nil && r.Side != "" {
 			list = append(list, r)
 		}
 	}

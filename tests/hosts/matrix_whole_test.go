@@ -1,0 +1,5 @@
+//go:build slow
+
+package hosts
+
+const wholeMatrix = true
