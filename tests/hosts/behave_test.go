@@ -89,7 +89,7 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// TestBehaviour tests what users expect of workloads that move.
+// TestBehaviour tests what users expect of processes that move.
 func TestBehaviour(t *testing.T) {
 	t.Parallel()
 	runCases(t, []behaviour{
@@ -102,8 +102,15 @@ func TestBehaviour(t *testing.T) {
 		{"always forking", testForking},
 		{"in vfork", testVfork},
 		{"how it ended", testExit},
-		{"logs of a capsule", testCapsuleLogs},
 		{"around three hosts", testAround},
+	})
+}
+
+// TestBehaviourOfCapsules does so with capsules, and with what a host knows.
+func TestBehaviourOfCapsules(t *testing.T) {
+	t.Parallel()
+	runCases(t, []behaviour{
+		{"logs of a capsule", testCapsuleLogs},
 		{"kinds of capsules", testCapsules},
 		{"exec", testExec},
 		{"cgroup modes", testCgroupModes},
@@ -389,7 +396,7 @@ func testThings(t *testing.T, h trio) {
 	for _, hop := range [][2]*testhost.Host{{h.a, h.b}, {h.b, h.a}, {h.a, h.b}} {
 		r := move(t, hop[0], fmt.Sprintf("process:%d", pid), hop[1], "--file-locks")
 		t.Logf("downtime %v, total %v, %d bytes sent", r.Downtime, r.TotalTime, r.Transferred)
-		if r.TotalTime > migrate.Millis(10*time.Second) || r.MemoryBytes > 1<<30 {
+		if r.TotalTime > migrate.Millis(40*time.Second) || r.MemoryBytes > 1<<30 { // 64 GiB would take minutes
 			t.Errorf("a reservation of 64 GiB counts as memory: %+v", r)
 		}
 		now := a.ask(t)
