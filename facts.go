@@ -27,8 +27,9 @@ type Host struct {
 
 // Workload is what the source tells the target about the process tree.
 type Workload struct {
-	Kind        string     `json:"kind"` // "process" or "capsule"
-	Name        string     `json:"name"` // unique on a host: the capsule's name, or "process-PID"
+	Kind        string     `json:"kind"` // "process", "capsule", "runc" or "crun"
+	Name        string     `json:"name"` // unique on a host: the capsule's name, "process-PID", or the runtime and the container's ID
+	ID          string     `json:"id"`   // as in KIND:ID
 	Command     []string   `json:"command"`
 	Dir         string     `json:"dir,omitempty"`  // working directory given to "migrate run"
 	RootPID     int        `json:"root-pid"`       // in the workload's own PID namespace
@@ -48,7 +49,8 @@ type Workload struct {
 	Init        string     `json:"init,omitempty"`        // path of the tiny init in front of the program, if any
 	LogLimit    int64      `json:"log-limit,omitempty"`   // bytes a log file may grow to before it is rotated; 0 is no limit
 
-	Labels map[string]string `json:"labels,omitempty"` // that go with the workload
+	Labels    map[string]string `json:"labels,omitempty"`    // that go with the workload
+	Container *Container        `json:"container,omitempty"` // if it is one
 }
 
 // Task is one process of the tree, with its threads.

@@ -33,6 +33,7 @@ type Listed struct {
 	Memory   uint64            `json:"memory-bytes"` // what a move carries
 	CPU      float64           `json:"cpus"`         // processors that it keeps busy, over its life on this host
 	Labels   map[string]string `json:"labels,omitempty"`
+	Command  []string          `json:"-"`                  // stays on the host
 	Blockers []Finding         `json:"blockers,omitempty"` // what keeps it from moving to any host
 }
 

@@ -30,8 +30,9 @@ type TCPPolicy string
 
 // The TCP policies.
 const (
-	TCPRefuse TCPPolicy = "refuse" // a connection blocks the move
-	TCPClose  TCPPolicy = "close"  // connections are closed on the target
+	TCPRefuse      TCPPolicy = "refuse"      // a connection blocks the move
+	TCPClose       TCPPolicy = "close"       // connections are closed on the target
+	TCPEstablished TCPPolicy = "established" // connections move, with the network namespace that is the workload's own
 )
 
 // Tracker names the way memory is copied ahead of the freeze.
@@ -91,6 +92,7 @@ type Options struct {
 	DeltaCache        int64         `json:"delta-cache"`         // bytes kept of what was sent, to send differences; 0 takes a share of free memory, below 0 is none
 	Streams           int           `json:"streams"`             // for pages, 1 to 4; default 2
 	Restore           RestoreMode   `json:"restore"`             // default "auto"
+	RuntimeRoot       string        `json:"runtime-root"`        // directory of a container runtime's state, on both hosts; default the runtime's own
 }
 
 // WithDefaults returns o with every unset field at its default.
@@ -117,7 +119,7 @@ func (o Options) Validate() error {
 	return errors.Join(
 		oneOf("manage-cgroups-mode", o.ManageCgroupsMode, CgroupModes...),
 		oneOf("clock", o.Clock, ClockContinue, ClockPause),
-		oneOf("tcp", o.TCP, TCPRefuse, TCPClose),
+		oneOf("tcp", o.TCP, TCPRefuse, TCPClose, TCPEstablished),
 		oneOf("tracker", o.Tracker, Trackers...),
 		oneOf("compress", o.Compress, "auto", "none", "s2", "zstd"),
 		positive("bandwidth", o.Bandwidth+1),

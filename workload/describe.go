@@ -18,6 +18,7 @@ func (f Facts) Workload() migrate.Workload {
 	w := migrate.Workload{
 		Kind:        string(ref.Kind),
 		Name:        ref.Name(),
+		ID:          ref.ID,
 		Command:     f.Command,
 		Dir:         f.Dir,
 		RootPID:     root.VPID(),

@@ -18,6 +18,8 @@ type Facts struct {
 	Mono      int64  // by how much the root's clocks are ahead of ours, by its time namespace, nanoseconds
 	Boot      int64
 	Terminals map[uint64]Size // of pseudo-terminal slaves, by device number
+	Container bool            // the root is the first process of a container, which has mounts of its own
+	Mounts    map[int]bool    // by their numbers, those that a container has; nil if that is not known
 }
 
 // TaskFacts is one process of the tree. A zombie has only what [proc.Process]
@@ -57,6 +59,7 @@ type FD struct {
 	Proto  string // of a socket, as the kernel names it: "TCP", "UNIX-STREAM" …
 	Slave  int    // of a pseudo-terminal master: the number of its slave; else -1
 	PidFD  int    // of a pidfd: the process, -1 if that has ended; else 0
+	Mount  int    // number of the mount that it was opened through
 }
 
 // workingDir is the Number of a process's working directory.

@@ -13,8 +13,20 @@ import (
 	"migrate/workload/proc"
 )
 
+// rootOf is a path through which this process finds files as pid does, where it
+// has other mounts than we have; else "".
+func rootOf(pid int) string {
+	theirs, err1 := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	ours, err2 := os.Readlink("/proc/self/ns/mnt")
+	if err1 != nil || err2 != nil || theirs == ours {
+		return ""
+	}
+	return fmt.Sprintf("/proc/%d/root", pid)
+}
+
 // readFDs returns the descriptors of a process, and its working directory.
 func readFDs(pid int) ([]FD, error) {
+	root := rootOf(pid)
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -26,7 +38,7 @@ func readFDs(pid int) ([]FD, error) {
 		if err != nil {
 			continue
 		}
-		fd, err := readFD(pid, n)
+		fd, err := readFD(pid, n, root)
 		if proc.Gone(err) {
 			continue
 		}
@@ -35,15 +47,15 @@ func readFDs(pid int) ([]FD, error) {
 		}
 		fds = append(fds, fd)
 	}
-	if m, err := readFile(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil {
+	if m, err := readFile(fmt.Sprintf("/proc/%d/cwd", pid), root); err == nil {
 		fds = append(fds, FD{FileFacts: m, Number: workingDir, Slave: -1})
 	}
 	return fds, nil
 }
 
-func readFD(pid, n int) (FD, error) {
+func readFD(pid, n int, root string) (FD, error) {
 	path := fmt.Sprintf("/proc/%d/fd/%d", pid, n)
-	m, err := readFile(path)
+	m, err := readFile(path, root)
 	if err != nil {
 		return FD{}, err
 	}
@@ -74,6 +86,8 @@ func parseFDInfo(text string) FD {
 			if n, err := strconv.Atoi(value); err == nil {
 				fd.Slave = n
 			}
+		case "mnt_id":
+			fd.Mount, _ = strconv.Atoi(value)
 		case "Pid":
 			fd.PidFD, _ = strconv.Atoi(value)
 		}
@@ -93,7 +107,8 @@ func protocol(path string) string {
 }
 
 // readFile looks at what a magic link of /proc refers to, without opening it.
-func readFile(link string) (FileFacts, error) {
+// root leads to where its path is to be found.
+func readFile(link, root string) (FileFacts, error) {
 	path, err := os.Readlink(link)
 	if err != nil {
 		return FileFacts{}, err
@@ -110,7 +125,7 @@ func readFile(link string) (FileFacts, error) {
 		return m, nil
 	}
 	var named unix.Stat_t
-	if unix.Lstat(path, &named) == nil {
+	if unix.Lstat(root+path, &named) == nil {
 		m.Named = named.Dev == st.Dev && named.Ino == st.Ino
 	}
 	var fs unix.Statfs_t
@@ -141,7 +156,7 @@ func readMaps(pid int) ([]Mapping, error) {
 		return nil, err
 	}
 	defer f.Close()
-	seen := map[string]bool{}
+	seen, root := map[string]bool{}, rootOf(pid)
 	var list []Mapping
 	sc := bufio.NewScanner(f)
 	for sc.Scan() {
@@ -153,10 +168,10 @@ func readMaps(pid int) ([]Mapping, error) {
 		seen[key] = true
 		// Without CAP_CHECKPOINT_RESTORE, or when it has just been
 		// unmapped, the line itself is all there is.
-		if found, err := readFile(fmt.Sprintf("/proc/%d/map_files/%s", pid, span)); err == nil {
+		if found, err := readFile(fmt.Sprintf("/proc/%d/map_files/%s", pid, span), root); err == nil {
 			m.FileFacts = found
 			if m.Mode&unix.S_IFMT == unix.S_IFREG && m.Named {
-				m.BuildID = buildid.Of(m.Path)
+				m.BuildID = buildid.Of(root + m.Path)
 			}
 		}
 		list = append(list, m)

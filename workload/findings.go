@@ -35,6 +35,7 @@ const (
 	CodeTerminal      = "terminal"      // no pseudo-terminal
 	CodeFileUnlinked  = "file-unlinked" // deleted under the name it was opened by, but not altogether
 	CodeFileHidden    = "file-hidden"   // something else is now under its path
+	CodeFileOutside   = "file-outside"  // a container has it open, and no mount that it is on
 )
 
 // Codes of what stands in the way on the target.
@@ -147,11 +148,11 @@ func (f Facts) namespaceBlockers() []migrate.Finding {
 			Advice: "move the init of that namespace, with all that is in it",
 		})
 	}
-	if f.own("mnt") {
+	if f.own("mnt") && !f.Container {
 		list = append(list, migrate.Finding{
 			Code:   CodeMountNS,
 			What:   who(root) + " has a mount namespace of its own",
-			Advice: "containers cannot be moved yet, only workloads that share the host's mounts",
+			Advice: "if it is in a container, move that by its name, as runc:ID or crun:ID (\"migrate ps --all\" lists them)",
 		})
 	}
 	for _, t := range f.Tasks {
@@ -222,9 +223,19 @@ func (f Facts) descriptorBlocker(t TaskFacts, fd FD) (migrate.Finding, bool) {
 	case unix.S_IFCHR:
 		return charBlocker(name, fd)
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFIFO:
+		if f.outside(fd) {
+			return blocker(CodeFileOutside, fmt.Sprintf("%s is %s, a file that the host has and the container has no mount of", name, fd.Path),
+				"start the container with its input and output on pipes, a terminal, or /dev/null"), true
+		}
 		return pathBlocker(name, fd.FileFacts)
 	}
 	return migrate.Finding{}, false
+}
+
+// outside reports whether a container has fd open through a mount that it does
+// not have: CRIU then knows no path for it ("Can't lookup mount", files-reg.c).
+func (f Facts) outside(fd FD) bool {
+	return f.Mounts != nil && fd.Mount != 0 && strings.HasPrefix(fd.Path, "/") && !f.Mounts[fd.Mount]
 }
 
 func blocker(code, what, advice string) migrate.Finding {
@@ -364,7 +375,7 @@ func (f Facts) socketBlockers() []migrate.Finding {
 	}
 	if c := f.connections(); len(c) > 0 {
 		list = append(list, blocker(CodeTCP, fmt.Sprintf("established TCP connections: %s", shorten(c)),
-			"let them be closed by --tcp close, or wait until they are"))
+			"let them be closed by --tcp close, or wait until they are; with a network namespace of its own a workload can take them along, by --tcp established"))
 	}
 	return list
 }

@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"migrate"
 	"migrate/internal/atomicfile"
@@ -53,6 +56,16 @@ func (l Live) Alive() bool {
 	return err == nil && p.Start == l.Start && p.State != 'Z' && p.State != 'X'
 }
 
+// Began returns when l began; the zero time if it does not run.
+func (l Live) Began() time.Time {
+	p, err := proc.Read(l.PID)
+	var now unix.Timespec
+	if err != nil || p.Start != l.Start || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(-p.Age(time.Duration(now.Nano()))).UTC().Truncate(10 * time.Millisecond)
+}
+
 // AwaitEnd waits until l is not alive any more, for as long as ctx lives.
 func (l Live) AwaitEnd(ctx context.Context) error {
 	for l.Alive() {
@@ -68,22 +81,25 @@ func (l Live) AwaitEnd(ctx context.Context) error {
 // Record is what a host knows of a workload that it started or received. It is
 // kept in workloads/NAME/state.json of the state directory.
 type Record struct {
-	Name       string     `json:"name"`
-	Kind       Kind       `json:"kind"`
-	Command    []string   `json:"command"`
-	Dir        string     `json:"dir,omitempty"`  // working directory it was started in
-	Init       string     `json:"init,omitempty"` // path of the tiny init in front of it, if any
-	Root       Live       `json:"root"`           // first process of the tree
-	Supervisor Live       `json:"supervisor"`
-	Cgroup     string     `json:"cgroup,omitempty"` // directory of its group, if it has one of its own
-	Started    time.Time  `json:"started"`
-	Arrived    time.Time  `json:"arrived,omitzero"`    // by migration; zero if it was started here
-	Migration  migrate.ID `json:"migration,omitempty"` // the last one it took part in
-	State      State      `json:"state"`
-	ExitCode   int        `json:"exit-code"`
-	Signal     int        `json:"signal,omitempty"`   // that ended it; 0 if it exited
-	Ended      time.Time  `json:"ended,omitzero"`     // exited, moved or found lost
-	MovedTo    string     `json:"moved-to,omitempty"` // host
+	Name    string   `json:"name"`
+	Kind    Kind     `json:"kind"`
+	ID      string   `json:"id,omitempty"` // as in KIND:ID; "" in records of before
+	Command []string `json:"command"`
+	// Container is set for a container, and says of what runtime.
+	Container  *migrate.Container `json:"container,omitempty"`
+	Dir        string             `json:"dir,omitempty"`  // working directory it was started in
+	Init       string             `json:"init,omitempty"` // path of the tiny init in front of it, if any
+	Root       Live               `json:"root"`           // first process of the tree
+	Supervisor Live               `json:"supervisor"`
+	Cgroup     string             `json:"cgroup,omitempty"` // directory of its group, if it has one of its own
+	Started    time.Time          `json:"started"`
+	Arrived    time.Time          `json:"arrived,omitzero"`    // by migration; zero if it was started here
+	Migration  migrate.ID         `json:"migration,omitempty"` // the last one it took part in
+	State      State              `json:"state"`
+	ExitCode   int                `json:"exit-code"`
+	Signal     int                `json:"signal,omitempty"`   // that ended it; 0 if it exited
+	Ended      time.Time          `json:"ended,omitzero"`     // exited, moved or found lost
+	MovedTo    string             `json:"moved-to,omitempty"` // host
 	// Failure says why it was killed, if that was because its memory could not
 	// be filled in.
 	Failure    *migrate.Failure `json:"failure,omitempty"`
@@ -204,4 +220,15 @@ func Remove(stateDir, name string) error {
 func NameTaken(stateDir, name string) bool {
 	r, err := Load(stateDir, name)
 	return err == nil && (r.LiveRoot() != 0 || r.State == Starting && r.Supervisor.Alive())
+}
+
+// Ref returns what names the workload on its host.
+func (r Record) Ref() Ref {
+	switch {
+	case r.Kind == Process:
+		return Ref{r.Kind, strings.TrimPrefix(r.Name, "process-")}
+	case r.Kind.Container():
+		return Ref{r.Kind, r.ID}
+	}
+	return Ref{r.Kind, r.Name}
 }

@@ -29,7 +29,7 @@ func TestParseSource(t *testing.T) {
 	bad := []string{
 		"", "process", "process:", "process:0", "process:-1", "process:01", "process:+1", "process:x", "process:99999999999999999999",
 		"capsule:", "capsule:.", "capsule:..", "capsule:-x", "capsule:a b", "capsule:a:b", "capsule:" + strings.Repeat("x", 65),
-		"runc:x", "12", "/process:1", "a/b/process:1", "capsule:ä", "capsule:x\n", "Process:1",
+		"lxc:x", "12", "/process:1", "a/b/process:1", "capsule:ä", "capsule:x\n", "Process:1",
 	}
 	for _, in := range bad {
 		if host, got, err := ParseSource(in); err == nil {

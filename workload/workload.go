@@ -12,6 +12,10 @@ package workload
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"migrate"
 )
@@ -39,4 +43,63 @@ func Describe(pid int) (migrate.Workload, error) {
 		return migrate.Workload{}, fmt.Errorf("describing process %d: %w", pid, err)
 	}
 	return f.Workload(), nil
+}
+
+// InspectContainer is [Inspect] for the first process of a container whose root
+// file system is the directory root on the host. Of the files that the tree has
+// open or mapped it names those on that file system, as the host sees them.
+func InspectContainer(ctx context.Context, pid int, root string) (migrate.Workload, []migrate.Finding, error) {
+	f, err := Snapshot(ctx, pid)
+	if err != nil {
+		return migrate.Workload{}, nil, fmt.Errorf("inspecting process %d: %w", pid, err)
+	}
+	f.Container, f.Mounts = true, mountNumbers(pid)
+	return f.container(root), f.Blockers(), nil
+}
+
+// DescribeContainer is to [InspectContainer] what Describe is to Inspect.
+func DescribeContainer(pid int, root string) (migrate.Workload, error) {
+	f, err := snapshot(pid)
+	if err != nil {
+		return migrate.Workload{}, fmt.Errorf("describing process %d: %w", pid, err)
+	}
+	return f.container(root), nil
+}
+
+func (f Facts) container(root string) migrate.Workload {
+	w := f.Workload()
+	w.Files = onHost(w.Files, fmt.Sprintf("/proc/%d/root", f.Root().PID), root)
+	return w
+}
+
+// onHost gives files the paths by which they are found below root, and leaves
+// out those that are mounted from elsewhere.
+func onHost(files []migrate.File, inside, root string) []migrate.File {
+	var list []migrate.File
+	for _, f := range files {
+		theirs, err1 := os.Lstat(filepath.Join(inside, f.Path))
+		ours, err2 := os.Lstat(filepath.Join(root, f.Path))
+		if err1 == nil && err2 == nil && os.SameFile(theirs, ours) {
+			f.Path = filepath.Join(root, f.Path)
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// mountNumbers returns those of the mounts that a process sees, by
+// proc_pid_mountinfo(5).
+func mountNumbers(pid int) map[int]bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil
+	}
+	numbers := map[int]bool{}
+	for line := range strings.Lines(string(b)) {
+		first, _, _ := strings.Cut(line, " ")
+		if n, err := strconv.Atoi(first); err == nil {
+			numbers[n] = true
+		}
+	}
+	return numbers
 }

@@ -198,20 +198,23 @@ func (g *Group) Kill(ctx context.Context) error {
 // process that has just ended may keep a group busy for a moment; Remove waits
 // up to a second for it. A group that is not there is no error.
 func (g *Group) Remove() error {
-	var err error
-	for range 100 {
-		if err = removeTree(g.dir); !errors.Is(err, syscall.EBUSY) {
-			break
-		}
-		time.Sleep(longPoll)
-	}
-	if err != nil {
+	if err := removePatiently(g.dir); err != nil {
 		return fmt.Errorf("removing cgroup: %w", err)
 	}
 	if up := filepath.Dir(g.dir); filepath.Base(up) == parent {
 		_ = syscall.Rmdir(up) // EBUSY or ENOTEMPTY: another group is there
 	}
 	return nil
+}
+
+func removePatiently(dir string) (err error) {
+	for range 100 {
+		if err = removeTree(dir); !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		time.Sleep(longPoll)
+	}
+	return err
 }
 
 // removeTree removes a directory and those below with rmdir(2) only: the files
