@@ -22,6 +22,7 @@ const (
 	mmMagic        = 0x57492820
 	pstreeMagic    = 0x50273030
 	coreMagic      = 0x55053847
+	cgroupMagic    = 0x59383330
 )
 
 // errShort means that an image ends in the middle of something.

@@ -28,8 +28,11 @@ type DumpOptions struct {
 	External        []string
 	LeaveRunning    bool // let the tree run on after a good dump
 	OrphanPTSMaster bool
-	Lock            Lock          // of the network while the tree is held
-	Timeout         time.Duration // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
+	Root            string          // of the tree, if it has a mount namespace of its own: a directory on this host
+	Mounts          []ExternalMount // of the host in the tree's mount namespace
+	EmptyNet        bool            // leave out what is in the tree's network namespace
+	Lock            Lock            // of the network while the tree is held
+	Timeout         time.Duration   // for freezing the tree, whole seconds; 0 is CRIU's default (10 s)
 
 	// TrackMem has the kernel note from now on which pages change, and CRIU leave
 	// out those that did not change since Parent. The kernel must have soft-dirty
@@ -78,8 +81,14 @@ type RestoreOptions struct {
 	External        []string
 	InheritFDs      []InheritFD
 	OrphanPTSMaster bool   // pass the masters of new terminals through the [OrphanPTSMaster] hook
-	Root            string // new root directory; it must be a mount point
-	Lock            Lock
+	Root            string // new root directory; it must be a mount point. Default the caller's
+	Mounts          []ExternalMount
+	EmptyNet        bool // leave what is in the network namespace to the [SetupNamespaces] hook
+	// Caller is the program that wants the restore, if it is not this one. What
+	// it asked for holds where nothing is said here, and what it said of cgroups
+	// and mounts in any case.
+	Caller *Caller
+	Lock   Lock
 	// Lazy leaves out the pages with PageLazy that the images do not hold, and
 	// hands the tree's userfaultfds to whoever listens on "lazy-pages.socket" in
 	// WorkDir. That has to listen before.
@@ -87,6 +96,16 @@ type RestoreOptions struct {
 	// Sibling makes the restored root a child of the calling process instead of
 	// CRIU's. The caller must then reap it, after an abort as well.
 	Sibling bool
+}
+
+// ExternalMount is a mount that the images only name. At a dump Key is where it
+// is in the tree's mount namespace and Value names it; at a restore Key is that
+// name and Value the file or directory of the host to be mounted there.
+//
+// What a [RestoreOptions].Caller says of the same key goes before, unless Own.
+type ExternalMount struct {
+	Key, Value string
+	Own        bool
 }
 
 // InheritFD gives the restored tree an open file in place of one that the

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"migrate"
@@ -31,7 +32,8 @@ func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
 	if o.PID <= 0 {
 		return nil, fmt.Errorf("dump of pid %d: not a process", o.PID)
 	}
-	opts, err := common(d, "dump.log", o.ManageCgroupsMode)
+	opts := &rpc.CriuOpts{}
+	err := common(opts, d, "dump.log", o.ManageCgroupsMode)
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +47,11 @@ func dumpRequest(o DumpOptions, d directories) (*rpc.CriuReq, error) {
 	opts.LeaveRunning = set(o.LeaveRunning)
 	opts.OrphanPtsMaster = set(o.OrphanPTSMaster)
 	opts.External = slices.Clone(o.External)
+	addMounts(opts, o.Mounts)
+	emptyNet(opts, o.EmptyNet)
+	if o.Root != "" {
+		opts.Root = proto.String(o.Root)
+	}
 	if o.FreezeCgroup != "" {
 		opts.FreezeCgroup = proto.String(o.FreezeCgroup)
 	}
@@ -105,8 +112,8 @@ func chain(opts *rpc.CriuOpts, parent string) error {
 
 // restoreRequest builds the message for a restore. It does no I/O.
 func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
-	opts, err := common(d, "restore.log", o.ManageCgroupsMode)
-	if err != nil {
+	opts := o.Caller.base()
+	if err := common(opts, d, "restore.log", o.ManageCgroupsMode); err != nil {
 		return nil, err
 	}
 	opts.TcpEstablished = set(o.TCPEstablished)
@@ -118,7 +125,9 @@ func restoreRequest(o RestoreOptions, d directories) (*rpc.CriuReq, error) {
 	opts.OrphanPtsMaster = set(o.OrphanPTSMaster)
 	opts.RstSibling = set(o.Sibling)
 	opts.LazyPages = set(o.Lazy)
-	opts.External = slices.Clone(o.External)
+	opts.External = append(opts.External, o.External...)
+	addMounts(opts, o.Mounts)
+	emptyNet(opts, o.EmptyNet)
 	for _, fd := range o.InheritFDs {
 		opts.InheritFd = append(opts.InheritFd, &rpc.InheritFd{Key: proto.String(fd.Key), Fd: proto.Int32(int32(firstFile + fd.File))})
 	}
@@ -141,20 +150,42 @@ const logLevel = 4
 
 // common holds what dump and restore share. The cgroup mode is a pointer on
 // purpose: "ignore" is 0, and must be on the wire to override manage_cgroups.
-func common(d directories, log string, mode migrate.CgroupMode) (*rpc.CriuOpts, error) {
+func common(opts *rpc.CriuOpts, d directories, log string, mode migrate.CgroupMode) error {
 	cg, err := cgroupMode(mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &rpc.CriuOpts{
-		ImagesDirFd:       proto.Int32(int32(d.images)),
-		WorkDirFd:         proto.Int32(int32(d.work)),
-		LogLevel:          proto.Int32(logLevel),
-		LogFile:           proto.String(log),
-		NotifyScripts:     proto.Bool(true),
-		ManageCgroups:     proto.Bool(cg != rpc.CriuCgMode_IGNORE),
-		ManageCgroupsMode: cg.Enum(),
-	}, nil
+	opts.ImagesDirFd = proto.Int32(int32(d.images))
+	opts.WorkDirFd = proto.Int32(int32(d.work))
+	opts.LogLevel = proto.Int32(logLevel)
+	opts.LogFile = proto.String(log)
+	opts.NotifyScripts = proto.Bool(true)
+	opts.ManageCgroups = proto.Bool(cg != rpc.CriuCgMode_IGNORE)
+	opts.ManageCgroupsMode = cg.Enum()
+	return nil
+}
+
+// addMounts adds the mounts that opts does not have a word about yet, or not the
+// last.
+func addMounts(opts *rpc.CriuOpts, mounts []ExternalMount) {
+	for _, m := range mounts {
+		i := slices.IndexFunc(opts.ExtMnt, func(e *rpc.ExtMountMap) bool { return e.GetKey() == m.Key })
+		entry := &rpc.ExtMountMap{Key: proto.String(m.Key), Val: proto.String(m.Value)}
+		switch {
+		case i < 0:
+			opts.ExtMnt = append(opts.ExtMnt, entry)
+		case m.Own:
+			opts.ExtMnt[i] = entry
+		}
+	}
+}
+
+// emptyNet has CRIU make the network namespace, and leave what is in it to
+// somebody else.
+func emptyNet(opts *rpc.CriuOpts, empty bool) {
+	if empty {
+		opts.EmptyNs = proto.Uint32(opts.GetEmptyNs() | unix.CLONE_NEWNET)
+	}
 }
 
 func lockNetwork(opts *rpc.CriuOpts, l Lock) {

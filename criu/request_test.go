@@ -169,6 +169,9 @@ func TestEveryOptionIsSent(t *testing.T) {
 		if name == "ManageCgroupsMode" {
 			o.ManageCgroupsMode = "soft"
 		}
+		if name == "Caller" {
+			o.Caller.opts = restore().Opts
+		}
 		got, err := restoreRequest(o, directories{})
 		if err != nil || proto.Equal(got, none) {
 			t.Errorf("RestoreOptions.%s changes nothing in the request (%v)", name, err)
