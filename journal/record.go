@@ -26,14 +26,17 @@ type Record struct {
 	PeerName string `json:"peer-name,omitempty"` // as its certificate says
 	ReplyTo  string `json:"reply-to,omitempty"`  // host:port at which the peer can ask this side; empty if it cannot
 
-	RootPID    int             `json:"root-pid,omitempty"`   // in the host's PID namespace
-	RootStart  uint64          `json:"root-start,omitempty"` // its start time, clock ticks since boot (proc_pid_stat(5) field 22): tells a reused PID
-	Cgroup     string          `json:"cgroup,omitempty"`     // that is frozen on the source
-	Placement  json.RawMessage `json:"placement,omitempty"`  // where the tree was before it got that cgroup
-	CPULimit   json.RawMessage `json:"cpu-limit,omitempty"`  // how to give it the processors back that it was slowed by
-	ImagesDir  string          `json:"images-dir,omitempty"`
-	StoreDir   string          `json:"store-dir,omitempty"`
-	Supervisor string          `json:"supervisor,omitempty"` // socket of the workload's supervisor
+	RootPID    int                   `json:"root-pid,omitempty"`   // in the host's PID namespace
+	RootStart  uint64                `json:"root-start,omitempty"` // its start time, clock ticks since boot (proc_pid_stat(5) field 22): tells a reused PID
+	Cgroup     string                `json:"cgroup,omitempty"`     // that is frozen on the source
+	Container  *migrate.ContainerRef `json:"container,omitempty"`  // if it is one
+	Overlay    string                `json:"overlay,omitempty"`    // that is a container's root and mounted on the source, for it alone
+	Placement  json.RawMessage       `json:"placement,omitempty"`  // where the tree was before it got that cgroup
+	CPULimit   json.RawMessage       `json:"cpu-limit,omitempty"`  // how to give it the processors back that it was slowed by
+	ImagesDir  string                `json:"images-dir,omitempty"`
+	Made       []string              `json:"made,omitempty"` // files and directories that were made for the workload on the target, in the order to remove them
+	StoreDir   string                `json:"store-dir,omitempty"`
+	Supervisor string                `json:"supervisor,omitempty"` // socket of the workload's supervisor
 
 	Started time.Time        `json:"started"`
 	Updated time.Time        `json:"updated"`

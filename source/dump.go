@@ -19,7 +19,6 @@ import (
 	"migrate/predump"
 	"migrate/supervisor"
 	"migrate/transport"
-	"migrate/workload"
 )
 
 // stopAndCopy freezes the tree and has CRIU dump it, pages straight into the
@@ -161,7 +160,7 @@ func (d *dump) read(im predump.Image, address uint64, buf []byte) error {
 }
 
 func (v *move) dumpOptions() criu.DumpOptions {
-	return criu.DumpOptions{
+	o := criu.DumpOptions{
 		PID: v.root, ImagesDir: v.images,
 		ManageCgroupsMode: v.opts.ManageCgroupsMode, FreezeCgroup: v.group.Path(),
 		ShellJob: v.facts.ShellJob, FileLocks: v.opts.FileLocks, LinkRemap: true,
@@ -171,6 +170,11 @@ func (v *move) dumpOptions() criu.DumpOptions {
 		External:   supervisor.External(v.facts),
 		Lock:       criu.LockSkip, // no established connection is carried
 	}
+	if v.opts.TCP == migrate.TCPEstablished {
+		o.TCPEstablished, o.Lock = true, criu.LockNFTables
+	}
+	v.containerOptions(&o)
+	return o
 }
 
 // seizeTimeout is how long CRIU may take to stop the tasks of a frozen tree,
@@ -216,7 +220,7 @@ func (d *dump) freeze(ctx context.Context) error {
 		return err
 	})
 	d.beside.Go(func() (err error) {
-		d.frozen, err = workload.Describe(d.root)
+		d.frozen, err = d.describe()
 		return err
 	})
 	return nil
@@ -317,6 +321,7 @@ func (d *dump) hasTimens() bool {
 func (v *move) merge(frozen migrate.Workload) {
 	frozen.Kind, frozen.Name, frozen.Command, frozen.Dir = v.facts.Kind, v.facts.Name, v.facts.Command, v.facts.Dir
 	frozen.Init, frozen.ShellJob = v.facts.Init, v.facts.ShellJob
+	frozen.ID, frozen.Container, frozen.LogLimit = v.facts.ID, v.facts.Container, v.facts.LogLimit
 	v.facts = frozen
 }
 

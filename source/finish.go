@@ -24,6 +24,9 @@ func (v *move) finish(ctx context.Context) error {
 	if err := removeCopy(ctx, v.group); err != nil {
 		return err
 	}
+	if err := removeContainer(ctx, v.entry.Record()); err != nil {
+		return err
+	}
 	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
 	if err := v.session.Send(ctx, transport.Finished{}); err != nil {
 		v.log.Debug("say goodbye", "cause", err) // the target needs it for nothing

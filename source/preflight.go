@@ -74,15 +74,20 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 // inspect finds the tree and reads its facts.
 func (v *move) inspect(ctx context.Context) ([]migrate.Finding, error) {
 	root, record, err := v.resolve(v.ref)
+	var findings []migrate.Finding
+	if v.ref.Kind.Container() {
+		root, findings, err = v.findContainer(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
 	v.root = root
-	facts, findings, err := workload.Inspect(ctx, root)
+	facts, more, err := v.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	facts.Kind, facts.Name = string(v.ref.Kind), v.ref.Name()
+	findings = append(findings, more...)
+	facts.Kind, facts.Name, facts.ID = string(v.ref.Kind), v.ref.Name(), v.ref.ID
 	if record != nil {
 		facts.Kind, facts.Name = string(record.Kind), record.Name
 		facts.Command, facts.Dir, facts.Init, facts.LogLimit = record.Command, record.Dir, record.Init, record.LogLimit
@@ -127,6 +132,9 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 			return o, nil, fmt.Errorf("the workload's init: %w", err)
 		}
 	}
+	if v.container != nil {
+		o.Config = v.container.Config
+	}
 	return o, unusable, nil
 }
 
@@ -134,8 +142,15 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 // move of the same tree that is not over.
 func (v *move) local(findings []migrate.Finding) []migrate.Finding {
 	findings = slices.DeleteFunc(findings, func(f migrate.Finding) bool {
-		return f.Code == workload.CodeTCP && v.opts.TCP == migrate.TCPClose
+		return f.Code == workload.CodeTCP && v.opts.TCP != migrate.TCPRefuse
 	})
+	if v.opts.TCP == migrate.TCPEstablished && !v.facts.OwnNet {
+		findings = append(findings, migrate.Finding{
+			Code:   "tcp-established",
+			What:   "--tcp established: the workload has the network of its host, whose address and connections stay there",
+			Advice: "use --tcp close, or run it in a container or capsule with a network namespace of its own",
+		})
+	}
 	if b := v.rival(); b != nil {
 		f := b.Failure()
 		findings = append(findings, migrate.Finding{Code: "busy", What: f.What, Advice: f.Advice})
@@ -166,13 +181,14 @@ func (v *move) openJournal() error {
 	if err != nil {
 		return err
 	}
-	v.entry, err = v.journal.Begin(journal.Record{
+	rec := journal.Record{
 		ID: v.id, Side: migrate.Source, Phase: migrate.Connect,
 		Name: v.facts.Name, Workload: v.ref.String(), Peer: Address(v.target), PeerName: v.session.Peer(),
 		ReplyTo: v.cfg.ReplyTo, RootPID: v.root, RootStart: root.Start,
 		Started: v.report.Started, Updated: time.Now(), Status: migrate.StatusActive, Options: v.opts,
-	})
-	if err != nil {
+	}
+	v.journalContainer(&rec)
+	if v.entry, err = v.journal.Begin(rec); err != nil {
 		return err
 	}
 	if b := v.rival(); b != nil {

@@ -178,6 +178,9 @@ func (m *Mover) complete(ctx context.Context, entry *journal.Entry) error {
 			return err
 		}
 	}
+	if err := removeContainer(ctx, r); err != nil {
+		return err
+	}
 	if err := unthrottle(ctx, r); err != nil { // its group may be left
 		m.log.Warn("processor limit", "cause", err)
 	}

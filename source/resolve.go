@@ -27,6 +27,9 @@ func (m *Mover) resolve(ref workload.Ref) (root int, rec *workload.Record, err e
 	if ref.Kind == workload.Process {
 		return m.resolveProcess(ref)
 	}
+	if ref.Kind.Container() {
+		return 0, m.arrived(ref), nil
+	}
 	r, err := workload.Load(m.cfg.StateDir, ref.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, &notFound{fmt.Sprintf("no capsule %s on this host", ref.ID), "\"migrate ps --all\" lists what there is"}

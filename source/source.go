@@ -23,6 +23,7 @@ import (
 	"migrate/transport/pki"
 	"migrate/workload"
 	"migrate/workload/cgroup"
+	"migrate/workload/oci"
 )
 
 // Config is what a host needs to send workloads away.
@@ -138,6 +139,7 @@ type move struct {
 	root        int                // host PID of the tree's root
 	super       *supervisor.Client // nil for a process nobody supervises
 	facts       migrate.Workload
+	container   *oci.Container // nil for a workload that is none
 	peer        migrate.Host
 	group       *cgroup.Group
 	placement   *cgroup.Placement // nil when the tree had the group to itself

@@ -15,7 +15,6 @@ import (
 	"migrate/clock"
 	"migrate/criu"
 	"migrate/workload"
-	"migrate/workload/cgroup"
 )
 
 // attempt is one CRIU child, and the pipes and terminals that were made for
@@ -42,6 +41,8 @@ type attempt struct {
 	clockReport migrate.Clock
 	record      workload.Record // of the tree, once it is held
 	filler      *filler         // nil unless the restore may be lazy
+	restorer    *restorer       // nil unless it is a container
+	network     []string        // keys of the namespaces among files
 }
 
 // verdict is what is to become of a held tree.
@@ -81,7 +82,7 @@ func takeTerminal(f *os.File) error {
 
 // newAttempt makes pipes and terminals like those of w, and starts CRIU with
 // them in the group.
-func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.Group) (*attempt, error) {
+func (s *server) newAttempt(tool criu.Tool, w migrate.Workload) (*attempt, error) {
 	a := &attempt{
 		stdio:   newStdio(workload.RecordDir(s.cfg.stateDir, s.cfg.name), w.LogLimit, s.log),
 		timens:  clock.Supported(),
@@ -98,13 +99,67 @@ func (s *server) newAttempt(criuPath string, w migrate.Workload, group *cgroup.G
 		}
 	}()
 	if err == nil {
-		err = s.startCRIU(a, criuPath, files, stdin, group)
+		tool, err = s.findCRIU(a.ctx, tool)
+	}
+	var dirs []string
+	if err == nil {
+		files, dirs, err = s.place(a, w, tool, files)
+	}
+	if err == nil {
+		err = s.startCRIU(a, tool, files, stdin, dirs)
 	}
 	if err != nil {
+		a.cancel(err)
 		a.stdio.close()
-		return nil, err
+		return nil, errors.Join(err, s.undoRuntime(a))
 	}
 	return a, nil
+}
+
+// findCRIU returns the tool, if it is one, or looks for one.
+func (s *server) findCRIU(ctx context.Context, tool criu.Tool) (criu.Tool, error) {
+	if tool.Path != "" {
+		return tool, nil
+	}
+	err := s.reaper.undisturbed(func() (err error) {
+		tool, err = criu.Find(ctx, "")
+		return err
+	})
+	return tool, err
+}
+
+// place finds the cgroups that CRIU is to be started in. Those of a container
+// are made by its runtime, which may have namespaces of the host to add to the
+// files.
+func (s *server) place(a *attempt, w migrate.Workload, tool criu.Tool, files []*os.File) ([]*os.File, []string, error) {
+	if w.Container == nil {
+		return files, s.group.Dirs(), nil
+	}
+	if err := s.startRuntime(a, w, tool.Version, stdioOf(w, files)); err != nil {
+		return files, nil, err
+	}
+	group, dirs, err := a.restorer.place()
+	if err != nil {
+		return files, nil, err
+	}
+	s.mu.Lock()
+	s.group = group
+	s.mu.Unlock()
+	keys, more, err := a.restorer.namespaceFiles()
+	a.keys = append(a.keys, keys...)
+	a.network = keys
+	return append(files, more...), dirs, err
+}
+
+// stdioOf returns those of the files that are standard streams; nil is for those
+// that are not there.
+func stdioOf(w migrate.Workload, files []*os.File) (std [3]*os.File) {
+	for i, p := range w.Pipes {
+		if n := slices.Index([]string{"stdin", "stdout", "stderr"}, p.Stream); n >= 0 {
+			std[n] = files[i]
+		}
+	}
+	return std
 }
 
 // guestFiles makes what the restored tree gets in place of what it had.
@@ -121,7 +176,7 @@ func (a *attempt) guestFiles(w migrate.Workload) (files []*os.File, stdin *os.Fi
 		}
 		files = append(files, f)
 	}
-	for _, t := range w.Terminals {
+	for _, t := range ownTerminals(w) {
 		f, err := a.stdio.terminal(Size{Rows: t.Rows, Columns: t.Columns})
 		if err != nil {
 			return files, nil, err
@@ -207,7 +262,7 @@ func keys(w migrate.Workload) []string {
 // dumped: what a dump has to be told so that our restore can replace them.
 func External(w migrate.Workload) []string {
 	var k []string
-	for _, t := range w.Terminals {
+	for _, t := range ownTerminals(w) {
 		if !jobTerminal(w, t) {
 			k = append(k, fmt.Sprintf("tty[%x:%x]", t.Rdev, t.Dev))
 		}
@@ -215,30 +270,33 @@ func External(w migrate.Workload) []string {
 	return k
 }
 
+// ownTerminals are those that we make for the tree. A container's terminal is in
+// its own devpts, which CRIU makes anew: it gives us the master.
+func ownTerminals(w migrate.Workload) []migrate.Terminal {
+	if w.Container != nil {
+		return nil
+	}
+	return w.Terminals
+}
+
 // fits reports whether the attempt has all that a restore of w needs: between
 // prepare and freeze a workload may have opened or closed some.
 func (a *attempt) fits(w migrate.Workload) bool {
-	job := slices.ContainsFunc(w.Terminals, func(t migrate.Terminal) bool { return jobTerminal(w, t) })
+	job := slices.ContainsFunc(ownTerminals(w), func(t migrate.Terminal) bool { return jobTerminal(w, t) })
 	return job == a.job && !slices.ContainsFunc(keys(w), func(k string) bool { return !slices.Contains(a.keys, k) })
 }
 
 func (a *attempt) inherit(w migrate.Workload) []criu.InheritFD {
 	var fds []criu.InheritFD
-	for _, k := range keys(w) {
+	for _, k := range append(keys(w), a.network...) {
 		fds = append(fds, criu.InheritFD{Key: k, File: slices.Index(a.keys, k)})
 	}
 	return fds
 }
 
-func (s *server) startCRIU(a *attempt, path string, files []*os.File, stdin *os.File, group *cgroup.Group) error {
-	tool := criu.Tool{Path: path}
+func (s *server) startCRIU(a *attempt, tool criu.Tool, files []*os.File, stdin *os.File, dirs []string) error {
 	return s.reaper.startOther(func() (pid int, err error) {
-		if path == "" {
-			if tool, err = criu.Find(a.ctx, ""); err != nil {
-				return 0, err
-			}
-		}
-		a.child, err = tool.Start(a.ctx, criu.ChildOptions{Cgroups: group.Dirs(), Files: files, Stdin: stdin, Dir: "/", Logger: s.log})
+		a.child, err = tool.Start(a.ctx, criu.ChildOptions{Cgroups: dirs, Files: files, Stdin: stdin, Dir: "/", Logger: s.log})
 		if err != nil {
 			return 0, err
 		}

@@ -271,7 +271,7 @@ func freeze(t *testing.T, g *cgroup.Group) (at migrate.ClockReading) {
 }
 
 func (d dumped) prepare(name string) PrepareSpec {
-	return PrepareSpec{Name: name, Migration: "0123456789abcdef", Workload: d.facts, CRIU: criuPath}
+	return PrepareSpec{Name: name, Migration: "0123456789abcdef", Workload: d.facts, CRIU: criu.Tool{Path: criuPath}}
 }
 
 var criuPath = os.Getenv(criu.PathVariable)
@@ -279,7 +279,7 @@ var criuPath = os.Getenv(criu.PathVariable)
 func (d dumped) spec(name string) RestoreSpec {
 	none := clock.Bounds{}
 	return RestoreSpec{
-		Name: name, Migration: "0123456789abcdef", Workload: d.facts, CRIU: criuPath, ImagesDir: d.images,
+		Name: name, Migration: "0123456789abcdef", Workload: d.facts, CRIU: criu.Tool{Path: criuPath}, ImagesDir: d.images,
 		Options: migrate.Options{}.WithDefaults(),
 		Clock:   ClockSpec{Difference: clock.Difference{Monotonic: none, Boottime: none}, FrozenAt: d.frozenAt, HasTimens: true},
 	}

@@ -23,21 +23,35 @@ type mark struct {
 	CRIU   workload.Live `json:"criu"`
 	Root   workload.Live `json:"root"`
 
+	Runtime workload.Live `json:"runtime,omitzero"`  // at work on the restore of a container
+	Cgroups []string      `json:"cgroups,omitempty"` // of the container
+	Overlay string        `json:"overlay,omitempty"` // that is mounted for the container alone
+
 	Record workload.Record `json:"record"` // as it is to be once the tree runs
 }
 
 const (
-	markHeld  = "held"
-	markLetGo = "let-go" // CRIU was about to let it run
-	markGone  = "gone"   // nothing is left
+	markPrepared = "prepared" // a container is made for what is to come
+	markHeld     = "held"
+	markLetGo    = "let-go" // CRIU was about to let it run
+	markGone     = "gone"   // nothing is left
 )
 
 func markPath(runDir, name string) string { return filepath.Join(runDir, "w", name+".hold") }
 
 func (s *server) mark(a *attempt, state string) {
-	m := mark{State: state, Cgroup: s.group.Path(), Record: a.record}
-	m.CRIU, _ = workload.Identify(a.child.PID()) // nobody, if it has ended
+	m := mark{State: state, Record: a.record}
+	if s.group != nil {
+		m.Cgroup = s.group.Path()
+	}
+	if a.child != nil {
+		m.CRIU, _ = workload.Identify(a.child.PID()) // nobody, if it has ended
+	}
 	m.Root, _ = workload.Identify(a.holdPID)
+	if r := a.restorer; r != nil {
+		m.Runtime, _ = workload.Identify(r.pid)
+		m.Cgroups, m.Overlay = r.dirs, r.root.overlay()
+	}
 	if err := m.write(markPath(s.cfg.runDir, s.cfg.name)); err != nil {
 		s.log.Error("marking the hold", "cause", err)
 	}
@@ -101,6 +115,9 @@ func Remember(stateDir, runDir, name string) error {
 	if was, err := workload.Load(stateDir, name); err == nil && was.Root == m.Root {
 		return nil // it had come to that itself
 	}
+	if err := removeRuntimeDir(runtimeDir(runDir, name)); err != nil {
+		return err
+	}
 	r := m.Record
 	r.Name, r.State, r.Root = name, workload.Running, m.Root
 	r.Started, r.Arrived = time.Now(), time.Now()
@@ -147,7 +164,13 @@ func cleanup(ctx context.Context, stateDir, runDir, name string) error {
 	if err := killLeftGroup(ctx, name); err != nil {
 		return err
 	}
+	if err := m.removeContainer(ctx); err != nil {
+		return err
+	}
 	if err := m.Root.AwaitEnd(ctx); err != nil { // a process leaves its cgroup before it has quite ended
+		return err
+	}
+	if err := removeRuntimeDir(runtimeDir(runDir, name)); err != nil {
 		return err
 	}
 	for _, path := range []string{SocketPath(runDir, name), markPath(runDir, name)} {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"sync"
 	"time"
@@ -120,6 +121,28 @@ func (r *reaper) startOther(f func() (int, error)) error {
 		r.others[pid] = true
 	}
 	return err
+}
+
+// undisturbed calls f, which starts children and waits for them.
+func (r *reaper) undisturbed(f func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return f()
+}
+
+// run runs a command to its end. Its output must go to files or buffers.
+func (r *reaper) run(cmd *exec.Cmd) error {
+	err := r.startOther(func() (int, error) {
+		if err := cmd.Start(); err != nil {
+			return 0, err
+		}
+		return cmd.Process.Pid, nil
+	})
+	if err != nil {
+		return err
+	}
+	defer r.forget(cmd.Process.Pid)
+	return cmd.Wait()
 }
 
 // forget is called when a child of startOther was waited for.

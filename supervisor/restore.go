@@ -44,7 +44,7 @@ func (s *server) checkName(name string) error {
 }
 
 // warmAttempt returns a CRIU that fits w: the one that waits, or a new one.
-func (s *server) warmAttempt(criuPath string, w migrate.Workload) (*attempt, error) {
+func (s *server) warmAttempt(tool criu.Tool, w migrate.Workload) (*attempt, error) {
 	s.mu.Lock()
 	a := s.attempt
 	s.mu.Unlock()
@@ -56,7 +56,7 @@ func (s *server) warmAttempt(criuPath string, w migrate.Workload) (*attempt, err
 			return nil, err
 		}
 	}
-	if s.group == nil {
+	if s.group == nil && w.Container == nil {
 		group, err := workloadGroup(s.cfg.name)
 		if err != nil {
 			return nil, err
@@ -68,15 +68,18 @@ func (s *server) warmAttempt(criuPath string, w migrate.Workload) (*attempt, err
 	if err := passPIDs(PIDs(w)); err != nil {
 		return nil, err
 	}
-	a, err := s.newAttempt(criuPath, w, s.group)
+	a, err := s.newAttempt(tool, w)
 	if err != nil {
 		return nil, err
 	}
 	if err := ownConflict(PIDs(w), a.child.PID()); err != nil {
 		a.stdio.close()
-		return nil, errors.Join(err, s.endCRIU(a))
+		return nil, errors.Join(err, s.endCRIU(a), s.undoRuntime(a))
 	}
 	s.setAttempt(a)
+	if w.Container != nil {
+		s.mark(a, markPrepared) // with CRIU, and the container's cgroup
+	}
 	return a, nil
 }
 
@@ -85,7 +88,19 @@ func (s *server) dropAttempt(a *attempt) error {
 	s.setAttempt(nil)
 	a.stdio.close()
 	a.filler.close()
-	return s.endCRIU(a)
+	return errors.Join(s.endCRIU(a), s.undoRuntime(a))
+}
+
+// undoRuntime removes what was made for a container that has no processes.
+func (s *server) undoRuntime(a *attempt) error {
+	if a.restorer == nil {
+		return nil
+	}
+	err := a.restorer.undo()
+	if err == nil {
+		s.unmark()
+	}
+	return err
 }
 
 func (s *server) setAttempt(a *attempt) {
@@ -124,10 +139,8 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err != nil {
 		return err
 	}
-	if n, err := criu.RepairTimers(spec.ImagesDir); err != nil {
+	if err := s.repairImages(spec.ImagesDir); err != nil {
 		return err
-	} else if n > 0 {
-		s.log.Debug("timers set right in the images", "number", n)
 	}
 	a, err := s.warmAttempt(spec.CRIU, spec.Workload)
 	if err != nil {
@@ -141,25 +154,48 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 			return errors.Join(fmt.Errorf("starting the restore: %w", err), s.dropAttempt(a))
 		}
 	}
+	root, err := a.openRoot()
+	if err == nil {
+		err = openImages(spec)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("making ready for the container: %w", err), s.dropAttempt(a))
+	}
 	s.update(func(st *Status) {
 		st.State, st.Migration, st.Failure, st.Held, st.Fill = Restoring, spec.Migration, nil, nil, nil
 		if spec.Lazy {
 			st.Fill = &Fill{}
 		}
 	})
-	go s.carryThrough(a, spec, c)
+	go s.carryThrough(a, spec, c, root)
 	return nil
 }
 
+// repairImages puts right what CRIU would restore wrongly.
+func (s *server) repairImages(dir string) error {
+	n, err := criu.RepairTimers(dir)
+	if err != nil {
+		return err
+	}
+	thawed, err := criu.ForgetFrozen(dir)
+	s.log.Debug("images set right", "timers", n, "frozen", thawed)
+	return err
+}
+
 // carryThrough runs the restore to its end: the tree runs, or nothing is left.
-func (s *server) carryThrough(a *attempt, spec RestoreSpec, c clocks) {
+func (s *server) carryThrough(a *attempt, spec RestoreSpec, c clocks, root string) {
 	o := spec.Options
+	lock := criu.LockSkip // no established connection is carried
+	if o.TCP == migrate.TCPEstablished {
+		lock = criu.LockNFTables
+	}
 	_, err := a.child.Restore(a.ctx, criu.RestoreOptions{
 		ImagesDir: spec.ImagesDir, WorkDir: spec.WorkDir, ManageCgroupsMode: o.ManageCgroupsMode,
 		TCPClose: o.TCP == migrate.TCPClose, ShellJob: spec.Workload.ShellJob, FileLocks: o.FileLocks,
-		Lock:       criu.LockSkip, // no established connection is carried
+		Lock: lock, TCPEstablished: o.TCP == migrate.TCPEstablished,
 		GhostLimit: o.GhostLimit, LinkRemap: true, ExtUnixSockets: true, InheritFDs: a.inherit(spec.Workload), Sibling: true,
-		Lazy: spec.Lazy,
+		Lazy: spec.Lazy, Root: root, Caller: a.caller(), Mounts: externalMounts(a, spec.Workload), EmptyNet: ownNet(spec.Workload),
+		OrphanPTSMaster: spec.Workload.Container != nil,
 	}, func(ctx context.Context, ev criu.HookEvent) error { return s.hook(ctx, a, spec, c, ev) })
 	if a.letGo {
 		if err != nil {
@@ -177,7 +213,16 @@ func (s *server) hook(ctx context.Context, a *attempt, spec RestoreSpec, c clock
 	case criu.PreRestore:
 		a.clockReport, err = c.write(spec, a.timens)
 		return err
+	case criu.SetupNamespaces:
+		return s.setUpNamespaces(ctx, a, spec, ev)
+	case criu.OrphanPTSMaster:
+		return a.takeMaster(spec.Workload, ev)
 	case criu.PostRestore:
+		if a.restorer != nil {
+			if err := a.restorer.finish(ctx, ev); err != nil {
+				return err
+			}
+		}
 		return s.hold(ctx, a, spec, ev.PID)
 	case criu.PreResume:
 		a.resumedAt = clock.Now()
@@ -258,7 +303,7 @@ func (s *server) recordOf(a *attempt, spec RestoreSpec) workload.Record {
 	}
 	w := spec.Workload
 	return workload.Record{
-		Kind: workload.Kind(w.Kind), Command: w.Command, Dir: w.Dir, Init: w.Init, Cgroup: s.group.Path(),
+		Kind: workload.Kind(w.Kind), ID: w.ID, Container: w.Container, Command: w.Command, Dir: w.Dir, Init: w.Init, Cgroup: s.group.Path(),
 		Migration: spec.Migration, MonoOffset: int64(mono), BootOffset: int64(boot), LogLimit: w.LogLimit,
 	}
 }
@@ -282,7 +327,7 @@ func (s *server) endRestore(a *attempt, spec RestoreSpec) {
 		s.adopt(a, spec)
 	}
 	s.setAttempt(nil)
-	if err := s.endCRIU(a); err != nil {
+	if err := errors.Join(s.endCRIU(a), a.restorer.clean()); err != nil {
 		s.log.Warn("ending criu", "cause", err)
 	}
 }
@@ -296,8 +341,11 @@ func (s *server) abandonAttempt(a *attempt, cause error) {
 	a.stdio.close()
 	err = errors.Join(err, s.emptyGroup())
 	err = errors.Join(err, a.awaitRoot())
+	err = errors.Join(err, a.restorer.undo())
 	a.filler.close()
-	s.mark(a, markGone)
+	if err == nil {
+		s.mark(a, markGone)
+	}
 	s.setAttempt(nil)
 	if errors.Is(cause, errDiscarded) && err == nil {
 		err = s.leave(Discarded)

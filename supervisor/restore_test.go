@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate"
+	"migrate/criu"
 	"migrate/clock"
 	"migrate/workload"
 )
@@ -326,7 +327,7 @@ func TestRestoreFails(t *testing.T) {
 func TestDiscardPrepared(t *testing.T) {
 	h := newHost(t)
 	c := h.start(n("s-dp"))
-	if err := c.Prepare(t.Context(), PrepareSpec{Name: n("s-dp"), CRIU: criuPath}); err != nil {
+	if err := c.Prepare(t.Context(), PrepareSpec{Name: n("s-dp"), CRIU: criu.Tool{Path: criuPath}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Discard(t.Context()); err != nil {

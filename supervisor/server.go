@@ -33,18 +33,19 @@ type server struct {
 
 	ops sync.Mutex // held by run, prepare and the start of a restore
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with every change of what follows
-	status  Status
-	root    *exited
-	group   *cgroup.Group
-	stdio   *stdio
-	attempt *attempt
-	filler  *filler // of the workload that runs
-	record  workload.Record
-	ownPIDs bool
-	leases  map[*net.UnixConn]bool
-	idle    *time.Timer
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced with every change of what follows
+	status   Status
+	root     *exited
+	group    *cgroup.Group
+	stdio    *stdio
+	attempt  *attempt
+	restorer *restorer // of a container that is about to come or came; nil for others
+	filler   *filler   // of the workload that runs
+	record   workload.Record
+	ownPIDs  bool
+	leases   map[*net.UnixConn]bool
+	idle     *time.Timer
 }
 
 func newServer(cfg config, log *slog.Logger, l *net.UnixListener, r *reaper) *server {
@@ -133,6 +134,8 @@ func (s *server) serveConn(conn *net.UnixConn) {
 		s.lease(conn)
 	case "attach":
 		s.attach(conn)
+	case "criu":
+		s.serveShim(conn)
 	default:
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

@@ -5,6 +5,7 @@ import (
 
 	"migrate"
 	"migrate/clock"
+	"migrate/criu"
 )
 
 // State is what a supervisor is doing.
@@ -62,7 +63,7 @@ type PrepareSpec struct {
 	Name      string           `json:"name"`
 	Migration migrate.ID       `json:"migration"`
 	Workload  migrate.Workload `json:"workload"`
-	CRIU      string           `json:"criu"`           // path of the binary; "" means [criu.Find]
+	CRIU      criu.Tool        `json:"criu"`           // the zero value means [criu.Find]
 	Lazy      bool             `json:"lazy,omitempty"` // the restore may be lazy: what fills the memory is started as well
 }
 
@@ -71,7 +72,7 @@ type RestoreSpec struct {
 	Name      string           `json:"name"`
 	Migration migrate.ID       `json:"migration"`
 	Workload  migrate.Workload `json:"workload"` // at the freeze
-	CRIU      string           `json:"criu"`     // as in [PrepareSpec], for a restore that was not prepared or is tried again
+	CRIU      criu.Tool        `json:"criu"`     // as in [PrepareSpec], for a restore that was not prepared or is tried again
 	ImagesDir string           `json:"images-dir"`
 	WorkDir   string           `json:"work-dir"` // for CRIU's log; default ImagesDir
 	// Lazy lets the workload run before its memory is there: what LazyMap lists

@@ -87,6 +87,11 @@ func (s *stdio) terminal(size Size) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a terminal: %w", err)
 	}
+	s.keepTerminal(master, slave)
+	return slave, resize(master, size)
+}
+
+func (s *stdio) keepTerminal(master, slave *os.File) {
 	stream := "stdout"
 	if n := len(s.terms); n > 0 {
 		stream = fmt.Sprintf("tty%d", n)
@@ -94,7 +99,35 @@ func (s *stdio) terminal(size Size) (*os.File, error) {
 	s.terms = append(s.terms, &terminal{master, slave})
 	s.copyFrom(master, stream)
 	s.hub.keep = scrollback
-	return slave, resize(master, size)
+}
+
+// adopt takes the master of a terminal that the workload has already.
+func (s *stdio) adopt(master *os.File, size Size) error {
+	fd, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	master.Close()
+	if err != nil {
+		return fmt.Errorf("taking a terminal: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return errors.Join(fmt.Errorf("taking a terminal: %w", err), unix.Close(fd))
+	}
+	master = os.NewFile(uintptr(fd), "terminal")
+	slave, err := peerOf(fd)
+	if err != nil {
+		s.log.Debug("a terminal hangs up if the workload closes it", "cause", err)
+	}
+	s.keepTerminal(master, slave)
+	return resize(master, size)
+}
+
+// peerOf opens the slave of a terminal, wherever it is mounted (ioctl_tty(2),
+// TIOCGPTPEER).
+func peerOf(master int) (*os.File, error) {
+	fd, err := unix.IoctlRetInt(master, unix.TIOCGPTPEER)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "slave"), nil
 }
 
 func resize(master *os.File, size Size) error {

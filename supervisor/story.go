@@ -56,8 +56,10 @@ func (s *server) supervise() {
 	s.outlast()
 	s.endFill()
 	s.stdio.finish()
-	if err := s.group.Remove(); err != nil {
-		s.log.Error("removing the workload's cgroup", "cause", err)
+	if s.record.Container == nil { // else it is the runtime's, which removes it with the container
+		if err := s.group.Remove(); err != nil {
+			s.log.Error("removing the workload's cgroup", "cause", err)
+		}
 	}
 	s.unmark()
 	s.over(Exited)

@@ -30,7 +30,7 @@ func Sweep(stateDir, runDir string) error {
 
 func sweep(stateDir, runDir string, r workload.Record) error {
 	g, err := cgroup.Open(r.Cgroup)
-	if err == nil {
+	if err == nil && r.Container == nil {
 		if pids, err := g.Procs(); err != nil || len(pids) > 0 {
 			return err
 		}

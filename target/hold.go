@@ -279,6 +279,7 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 	if err := r.dropStore(); err != nil {
 		return err
 	}
+	r.removeMade()
 	return r.entry.Step(migrate.RolledBack, func(j *journal.Record) {
 		f, _ := migrate.FailureOf(cause)
 		j.Status, j.Reason = statusOf(cause), &f

@@ -38,6 +38,11 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 	if len(o.Init) > 0 { // it comes with the workload
 		w.Files = slices.DeleteFunc(slices.Clone(w.Files), func(f migrate.File) bool { return f.Path == w.Init })
 	}
+	blockers, warnings = containerFindings(ctx, o, here)
+	c.Blockers, c.Warnings = append(c.Blockers, blockers...), append(c.Warnings, warnings...)
+	if w.Container != nil && w.Container.RootFS.Kind == migrate.RootOverlay {
+		w.Files = nil // where they are is not mounted yet
+	}
 	c.Blockers = append(c.Blockers, workload.TargetFindings(w, workload.TargetChecks{
 		NameTaken:    func(name string) bool { return workload.NameTaken(a.cfg.StateDir, name) },
 		CompareFiles: rootfs.Compare,

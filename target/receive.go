@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"migrate"
@@ -56,7 +55,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 	if _, err := migrate.ParseID(string(o.ID)); err != nil {
 		return err
 	}
-	if err := errors.Join(workload.ValidName(o.Workload.Name), workload.ValidLabels(o.Workload.Labels), o.Options.Validate()); err != nil {
+	if err := errors.Join(workload.ValidName(o.Workload.Name), workload.ValidLabels(o.Workload.Labels), o.Options.Validate(), validContainer(o)); err != nil {
 		return err
 	}
 	if !o.CheckOnly {
@@ -270,6 +269,11 @@ func (r *receiver) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if w.Container != nil {
+		if err := r.installBundle(); err != nil {
+			return err
+		}
+	}
 	r.super, err = supervisor.Start(ctx, supervisor.StartConfig{
 		Name: w.Name, StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Program: r.cfg.Program,
 		AvoidPIDs: supervisor.PIDs(w), Logger: r.log,
@@ -278,7 +282,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.super.Prepare(ctx, supervisor.PrepareSpec{
-		Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool.Path, Lazy: r.mode == migrate.RestoreLazy,
+		Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool, Lazy: r.mode == migrate.RestoreLazy,
 	})
 }
 
@@ -317,7 +321,7 @@ func (r *receiver) begin(s *transport.Session) error {
 	var err error
 	r.entry, err = r.journal.Begin(journal.Record{
 		ID: r.id, Side: migrate.Target, Phase: migrate.Preflight,
-		Name: r.offer.Workload.Name, Workload: r.offer.Workload.Kind + ":" + strings.TrimPrefix(r.offer.Workload.Name, "process-"),
+		Name: r.offer.Workload.Name, Workload: r.offer.Workload.Kind + ":" + r.offer.Workload.ID,
 		Peer: r.offer.ReplyTo, PeerName: s.Peer(), StoreDir: r.dir,
 		Started: time.Now(), Status: migrate.StatusActive, Options: r.offer.Options,
 	})

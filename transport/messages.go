@@ -26,6 +26,7 @@ type Offer struct {
 	CPUInfo   []byte           `json:"cpu-info,omitempty"`   // CRIU's cpuinfo image
 	Init      []byte           `json:"init,omitempty"`       // content of the workload's tiny init, if it has one
 	Drain     migrate.ID       `json:"drain,omitempty"`      // that the move is part of: its reservation is used
+	Config    []byte           `json:"config,omitempty"`     // content of a container's config.json
 }
 
 // Answer is the target's preflight.

@@ -19,12 +19,29 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+
+	"migrate/supervisor"
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == supervisor.ShimName {
+		os.Exit(shim(os.Args[1:]))
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// shim is the whole program when a container runtime calls it by the name of
+// CRIU.
+func shim(args []string) int {
+	if err := supervisor.Shim(args); err != nil {
+		fmt.Fprintln(os.Stderr, "migrate: "+err.Error())
+		return 1
+	}
+	return 0
 }
 
 // run is the whole program and returns its exit status.
