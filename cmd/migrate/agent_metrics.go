@@ -81,9 +81,15 @@ func statesOf(r drain.Record) map[string]int {
 	return states
 }
 
+// containersTime is for how long a scrape waits for what container runtimes say.
+const containersTime = 5 * time.Second
+
 // now tells what goes on on this host now.
 func (s *sourceSide) now() metrics.Live {
-	l := metrics.Live{Workloads: map[string]int{string(workload.Capsule): 0, string(workload.Process): 0}}
+	l := metrics.Live{Workloads: map[string]int{}}
+	for _, k := range workload.Kinds {
+		l.Workloads[string(k)] = 0
+	}
 	records, _ := s.journal.List() // damaged ones are logged where recovery looks
 	for _, r := range records {
 		if r.Phase.Over() {
@@ -97,7 +103,9 @@ func (s *sourceSide) now() metrics.Live {
 		}
 		l.Active = append(l.Active, a)
 	}
-	found, _ := workload.Discover(s.app.stateDir)
+	ctx, cancel := context.WithTimeout(context.Background(), containersTime)
+	defer cancel()
+	found, _ := s.app.discover(ctx)
 	for _, f := range found {
 		l.Workloads[string(f.Ref.Kind)]++
 	}

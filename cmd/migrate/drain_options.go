@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func bindDrainMoves(a *app, cmd *cobra.Command, o *drainOptions) {
 	f.DurationVar(&o.Timeout, "timeout", 0, "begin no more moves and roll back those under way after this time; 0 is never")
 	f.DurationVar(&o.moveTimeout, "move-timeout", o.Move.Timeout, "roll one move back if its commit point is not reached in this time")
 	f.StringVarP(&o.Selector, "selector", "l", "", "only workloads with these labels: k=v, k!=v, k, !k, separated by commas")
-	f.StringSliceVar(&o.Kinds, "kind", nil, "only workloads of this kind: capsule, process")
+	f.StringSliceVar(&o.Kinds, "kind", nil, "only workloads of this kind: "+joinKinds())
 	f.StringSliceVar(&o.Exclude, "exclude", nil, "not this workload, by KIND:ID or name; may be repeated")
 	f.StringVar(&o.Order, "order", drain.Smallest, "which moves first: smallest, largest, priority (by the label of that name) or name")
 	f.IntVar(&o.MaxParallel, "max-parallel", 2, "moves under way at a time, at most")
@@ -52,7 +53,7 @@ func bindDrainMoves(a *app, cmd *cobra.Command, o *drainOptions) {
 	a.bindJSON(f)
 	a.bindVerbosity(f)
 	completeOptions(cmd)
-	completeWords(cmd, "kind", "capsule, process")
+	completeWords(cmd, "kind", joinKinds())
 	completeWords(cmd, "order", "smallest, largest, priority, name")
 	completeWords(cmd, "on-failure", "continue, stop")
 	o.Strategy, o.Action, o.StopTimeout = drain.Spread, drain.Live, supervisor.StopTimeout
@@ -81,8 +82,8 @@ func (o *drainOptions) complete() error {
 		return err
 	}
 	for _, k := range o.Kinds {
-		if k != string(workload.Capsule) && k != string(workload.Process) {
-			return usagef("--kind %.40q: want capsule or process", k)
+		if !slices.Contains(workload.Kinds, workload.Kind(k)) {
+			return usagef("--kind %.40q: want one of %s", k, joinKinds())
 		}
 	}
 	if err := o.parseActions(); err != nil {
@@ -93,6 +94,8 @@ func (o *drainOptions) complete() error {
 	}
 	return nil
 }
+
+func joinKinds() string { return join(workload.Kinds) }
 
 func (o *drainOptions) parseActions() error {
 	for _, s := range o.actions {

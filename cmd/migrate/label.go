@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,6 +26,7 @@ Exit status:
 
 const labelExample = `  migrate label capsule:web app=web priority=10
   migrate label process:4711 app=db anti-affinity=db
+  migrate label runc:web priority=10
   migrate label capsule:web priority-`
 
 func newLabelCommand(a *app) *cobra.Command {
@@ -36,19 +38,19 @@ func newLabelCommand(a *app) *cobra.Command {
 		ValidArgsFunction: completeSource(a),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("want a WORKLOAD, such as capsule:NAME or process:PID")
+				return usagef("want a WORKLOAD, such as capsule:NAME, process:PID or runc:ID")
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error { return runLabel(a, args[0], args[1:]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runLabel(cmd.Context(), a, args[0], args[1:]) },
 	}
 }
 
-func runLabel(a *app, arg string, changes []string) error {
+func runLabel(ctx context.Context, a *app, arg string, changes []string) error {
 	if err := needRoot("workloads belong to root"); err != nil {
 		return err
 	}
-	l, err := a.labelled(arg)
+	l, err := a.labelled(ctx, arg)
 	if err != nil {
 		return err
 	}
@@ -67,7 +69,7 @@ func runLabel(a *app, arg string, changes []string) error {
 }
 
 // labelled returns a workload that runs here, with its labels.
-func (a *app) labelled(arg string) (workload.Labelled, error) {
+func (a *app) labelled(ctx context.Context, arg string) (workload.Labelled, error) {
 	name, err := parseName(arg)
 	if err != nil {
 		return workload.Labelled{}, err
@@ -78,10 +80,10 @@ func (a *app) labelled(arg string) (workload.Labelled, error) {
 	switch {
 	case err == nil && rec.LiveRoot() != 0:
 		l.Kind, l.Root = rec.Kind, rec.Root
-	case parseErr == nil && ref.Kind == workload.Process:
-		l.Kind = workload.Process
-		if l.Root, err = workload.Identify(ref.PID()); err != nil {
-			return l, fmt.Errorf("no process %s on this host", ref.ID)
+	case parseErr == nil && ref.Kind != workload.Capsule:
+		l.Kind = ref.Kind
+		if l.Root, err = a.unsupervised(ctx, ref); err != nil {
+			return l, advise(fmt.Errorf("no %s %s runs on this host: %w", ref.Kind, ref.ID, err), "see \"migrate ps --all\"")
 		}
 	default:
 		return l, advise(fmt.Errorf("no workload %s runs on this host", name), "see \"migrate ps --all\"")

@@ -16,7 +16,7 @@ func TestLimitsDoc(t *testing.T) {
 	}
 	code := regexp.MustCompile(`(?:Code: +|Code[A-Za-z]+ += )"([a-z-]+)"`)
 	seen := 0
-	for _, dir := range []string{"../../workload", "../../source", "../../target", "../../clock", "../../rootfs", "../../drain"} {
+	for _, dir := range []string{"../../workload", "../../workload/oci", "../../source", "../../target", "../../clock", "../../rootfs", "../../drain"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", dir, err)

@@ -168,12 +168,12 @@ func TestMergeEnv(t *testing.T) {
 }
 
 func TestRefOf(t *testing.T) {
-	for _, ref := range []string{"process:77", "capsule:web"} {
+	for _, ref := range []string{"process:77", "capsule:web", "runc:web", "crun:a+b"} {
 		parsed, err := workload.Parse(ref)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := refOf(workload.Record{Kind: parsed.Kind, Name: parsed.Name()}); got != ref {
+		if got := (workload.Record{Kind: parsed.Kind, ID: parsed.ID, Name: parsed.Name()}).Ref().String(); got != ref {
 			t.Errorf("got %q, want %q", got, ref)
 		}
 	}

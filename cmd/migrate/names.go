@@ -11,8 +11,8 @@ import (
 	"migrate/workload"
 )
 
-// parseName reads how a workload of this host is called: NAME, capsule:NAME or
-// process:PID for one that arrived.
+// parseName reads how a workload of this host is called: NAME, capsule:NAME,
+// or process:PID, runc:ID or crun:ID for one that arrived.
 func parseName(s string) (string, error) {
 	if strings.Contains(s, ":") {
 		ref, err := workload.Parse(s)
@@ -40,14 +40,6 @@ func (a *app) workload(arg string) (workload.Record, error) {
 	return rec, err
 }
 
-// refOf returns the SRC that names a recorded workload.
-func refOf(r workload.Record) string {
-	if r.Kind == workload.Process {
-		return "process:" + strings.TrimPrefix(r.Name, "process-")
-	}
-	return string(r.Kind) + ":" + r.Name
-}
-
 // completeNames offers the workloads of this host.
 func completeNames(a *app) cobra.CompletionFunc {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -67,15 +59,16 @@ func completeName(a *app) cobra.CompletionFunc {
 
 // completeSource offers what can be moved, as a first argument.
 func completeSource(a *app) cobra.CompletionFunc {
-	return firstOnly(func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		list, _ := workload.List(a.stateDir)
+	return firstOnly(func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		list, _ := a.discover(cmd.Context())
 		var refs []string
-		for _, r := range list {
-			if r.LiveRoot() != 0 {
-				refs = append(refs, cobra.CompletionWithDesc(refOf(r), strings.Join(r.Command, " ")))
-			}
+		for _, f := range list {
+			refs = append(refs, f.Ref.String())
 		}
-		return append(refs, "process:", "capsule:"), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		for _, k := range workload.Kinds {
+			refs = append(refs, string(k)+":")
+		}
+		return refs, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	})
 }
 

@@ -17,13 +17,14 @@ func bindOptions(f *pflag.FlagSet, o *migrate.Options) {
 	bindPreCopy(f, o)
 	f.StringVar((*string)(&o.ManageCgroupsMode), "manage-cgroups-mode", string(o.ManageCgroupsMode), "CRIU's handling of cgroups: "+join(migrate.CgroupModes))
 	f.StringVar((*string)(&o.Clock), "clock", string(o.Clock), "monotonic clocks after the outage: continue (advanced by it) or pause (it is hidden)")
-	f.StringVar((*string)(&o.TCP), "tcp", string(o.TCP), "established TCP connections: refuse (they block the move) or close")
+	f.StringVar((*string)(&o.TCP), "tcp", string(o.TCP), "established TCP connections: refuse (they block the move), close, or established (they move with a network namespace of the workload's own)")
 	f.StringVar(&o.Compress, "compress", o.Compress, "compression of pages: auto, none, s2 or zstd")
 	f.Var((*rateFlag)(&o.Bandwidth), "bandwidth", "cap on the wire, such as 100MiB (a second) or 1gbit; 0 is none")
 	f.DurationVar(&o.Timeout, "timeout", o.Timeout, "roll back if the commit point is not reached in this time")
 	f.DurationVar(&o.FreezeTimeout, "freeze-timeout", o.FreezeTimeout, "roll back if the workload is frozen longer than this")
 	f.DurationVar(&o.CommitTimeout, "commit-timeout", o.CommitTimeout, "how long to ask a target that falls silent after the commit before saying \"in doubt\"")
 	f.Var((*sizeFlag)(&o.GhostLimit), "ghost-limit", "largest deleted file that is carried along while open")
+	f.StringVar(&o.RuntimeRoot, "runtime-root", "", "`directory` where the container runtime keeps its state, on both hosts (default the runtime's own)")
 	f.BoolVar(&o.FileLocks, "file-locks", o.FileLocks, "carry file locks along")
 }
 
@@ -68,7 +69,7 @@ func completeOptions(cmd *cobra.Command) {
 	for name, words := range map[string]string{
 		"manage-cgroups-mode": join(migrate.CgroupModes),
 		"clock":               "continue, pause",
-		"tcp":                 "refuse, close",
+		"tcp":                 "refuse, close, established",
 		"tracker":             join(migrate.Trackers),
 		"compress":            "auto, none, s2, zstd",
 		"timeout-action":      "auto, suspend, cancel",

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -18,7 +19,11 @@ type psOptions struct{ all bool }
 const psLong = `Lists the workloads that were started on this host with "migrate run", or
 arrived here: those that run, and those that ended within a day, with how. One
 that was restored lazily runs before all its memory is there: how much of it is
-filled in is shown as well.`
+filled in is shown as well.
+
+With --all also those that ended longer ago, processes with labels, and the
+containers of runc and crun, each with the size of its memory and what keeps it
+from being moved to any host.`
 
 const psExample = `  migrate ps
   migrate ps --all --json`
@@ -35,7 +40,7 @@ func newPsCommand(a *app) *cobra.Command {
 			return runPs(cmd.Context(), a, opts)
 		},
 	}
-	cmd.Flags().BoolVarP(&opts.all, "all", "a", false, "also those that ended longer ago")
+	cmd.Flags().BoolVarP(&opts.all, "all", "a", false, "also those that ended longer ago, and what runs that can be moved")
 	a.bindJSON(cmd.Flags())
 	return cmd
 }
@@ -53,13 +58,18 @@ func runPs(ctx context.Context, a *app, opts psOptions) error {
 	if err != nil {
 		return err
 	}
-	rows := []row{}
+	rows := []psRow{}
 	for _, r := range list {
 		if opts.all || r.Ended.IsZero() || time.Since(r.Ended) < recently {
 			rows = append(rows, a.psRowNow(ctx, r, moves))
 		}
 	}
-	p.list([]string{"NAME", "KIND", "STATUS", "PID", "STARTED", "COMMAND"}, rows)
+	if opts.all && os.Geteuid() == 0 { // else the kernel tells nothing of them
+		if rows, err = a.addFound(ctx, rows, moves); err != nil {
+			p.note("warning: %v", err)
+		}
+	}
+	p.list(psHeader(opts.all), psList(rows, opts.all))
 	return nil
 }
 
@@ -83,6 +93,8 @@ type psRow struct {
 	Migration migrate.ID        `json:"migration,omitempty"`
 	Fill      *fillRow          `json:"fill,omitempty"`
 	Error     *migrate.Failure  `json:"error,omitempty"`
+	Memory    uint64            `json:"memory-bytes,omitempty"` // that a move carries, of one that runs, with --all
+	Blockers  []migrate.Finding `json:"blockers,omitempty"`     // likewise
 }
 
 func (r psRow) cells() []string {
@@ -110,7 +122,7 @@ func (a *app) psRowNow(ctx context.Context, r workload.Record, moves []journal.R
 // host, newest first.
 func psRowOf(r workload.Record, moves []journal.Record) psRow {
 	out := psRow{
-		Type: "workload", Name: r.Name, Ref: refOf(r), Kind: r.Kind, State: r.State, PID: r.LiveRoot(),
+		Type: "workload", Name: r.Name, Ref: r.Ref().String(), Kind: r.Kind, State: r.State, PID: r.LiveRoot(),
 		Command: orEmpty(r.Command), Started: r.Started, Signal: r.Signal, MovedTo: r.MovedTo, Migration: r.Migration, Error: r.Failure,
 	}
 	if out.State == workload.Running && out.PID == 0 {

@@ -7,14 +7,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const rootLong = `migrate moves a running Linux workload, a process tree or a capsule, from one
-host to another, and either finishes on the target or leaves the workload
-running on the source.
+const rootLong = `migrate moves a running Linux workload, a process tree, a capsule or a container,
+from one host to another, and either finishes on the target or leaves the
+workload running on the source.
 
-SRC names a workload: process:PID for any process tree on the host, or
-capsule:NAME for what "migrate run" started. With HOST/ in front the agent of
-that host drives the move. DST is a HOST or HOST:PORT on which "migrate agent"
-runs.
+SRC names a workload: process:PID for any process tree on the host, capsule:NAME
+for what "migrate run" started, runc:ID or crun:ID for a container of that
+runtime. With HOST/ in front the agent of that host drives the move. DST is a
+HOST or HOST:PORT on which "migrate agent" runs.
 
 Exit status, for every command unless its help says more:
   0  done; a move: the workload runs on the target
@@ -27,7 +27,8 @@ Take any other status for a failure.`
 const rootExample = `  migrate run --name web -- /usr/bin/server --port 8080
   migrate check capsule:web hostB
   migrate move capsule:web hostB
-  migrate move hostB/capsule:web hostA --json`
+  migrate move hostB/capsule:web hostA --json
+  migrate move runc:shop hostB`
 
 func newRootCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{

@@ -87,8 +87,10 @@ func (o *runOptions) check() error {
 	if err := workload.ValidName(o.name); err != nil {
 		return usagef("--name %w", err)
 	}
-	if strings.HasPrefix(o.name, "process-") {
-		return usagef("--name %s: names that begin with \"process-\" are for processes that arrive", o.name)
+	for _, k := range workload.Kinds {
+		if k != workload.Capsule && strings.HasPrefix(o.name, string(k)+"-") {
+			return usagef("--name %s: names that begin with \"%s-\" are for what arrives of that kind", o.name, k)
+		}
 	}
 	if o.spec.TTY && o.spec.Stdin {
 		return usagef("--stdin: a terminal (--tty) is input already")
