@@ -89,9 +89,13 @@ func (h *Host) enter(pid int) error {
 	return nil
 }
 
+// runtimesPath is where scripts/setup puts container runtimes that the machine
+// has not.
+const runtimesPath = "/usr/local/lib/migrate/runtimes/bin"
+
 // searchPath is the caller's with the host's programs in front.
 func searchPath() string {
-	return binPath + ":" + cmp.Or(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	return binPath + ":" + runtimesPath + ":" + cmp.Or(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 // lookPath finds a program as the host sees it.

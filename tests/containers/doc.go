@@ -1,0 +1,3 @@
+// Package containers tests moves of containers of runc and crun between isolated
+// hosts.
+package containers
