@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate"
-	"migrate/criu"
 	"migrate/clock"
+	"migrate/criu"
 	"migrate/workload"
 )
 
