@@ -27,10 +27,8 @@ func TestCgroupModes(t *testing.T) {
 			c.gone(t, to)
 			continue
 		}
-		t.Run(string(mode), func(t *testing.T) { c.move(t, from, to, flags...) })
-		if t.Failed() {
-			return
-		}
+		t.Logf("mode %q", mode)
+		c.move(t, from, to, flags...)
 		c.verify(t, to)
 		if after := limits(t, to, c); after != before {
 			t.Errorf("mode %q: %s\nbefore: %s", mode, after, before)
