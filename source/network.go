@@ -22,6 +22,7 @@ const (
 	CodeTCPEstablished = "tcp-established" // --tcp established, where connections stay behind
 	CodeNetworkShared  = "network-shared"  // others are in the namespace
 	CodeNetworkName    = "network-name"    // its name is none that a target could give
+	CodeNetworkTooNew  = "network-version" // the target is too old
 )
 
 // A netns is the network namespace of a workload that has one of its own, and that
@@ -57,10 +58,25 @@ func (v *move) inspectNetwork() (found network.Findings, err error) {
 		return found, err
 	}
 	n.offered, found, err = network.Describe(n.ns, n.host)
-	if f := n.nameFinding(); f != nil {
-		found.Blockers = append(found.Blockers, *f)
+	for _, f := range []*migrate.Finding{n.nameFinding(), v.tooOld()} {
+		if f != nil {
+			found.Blockers = append(found.Blockers, *f)
+		}
 	}
 	return found, err
+}
+
+// takesNetworks is the first version of the protocol in which a target takes network
+// namespaces; an older one would not notice that one is to come.
+const takesNetworks = 2
+
+func (v *move) tooOld() *migrate.Finding {
+	if v.session.Version() >= takesNetworks {
+		return nil
+	}
+	return &migrate.Finding{
+		Code: CodeNetworkTooNew, What: "the target's version of migrate cannot take in the workload's network namespace", Advice: "upgrade it there",
+	}
 }
 
 // networkPath returns the name of a container's network namespace, or "".
