@@ -21,16 +21,16 @@ func (v *move) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	failpoint.Reach("source:finishing")
-	if err := v.releaseNetwork(); err != nil {
+	if err := removeCopy(ctx, v.group); err != nil {
 		return err
 	}
-	if err := removeCopy(ctx, v.group); err != nil {
+	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
+	if err := v.releaseNetwork(); err != nil {
 		return err
 	}
 	if err := errors.Join(removeContainer(ctx, v.entry.Record()), v.removeNetworkName()); err != nil {
 		return err
 	}
-	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
 	if err := v.session.Send(ctx, transport.Finished{}); err != nil {
 		v.log.Debug("say goodbye", "cause", err) // the target needs it for nothing
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"migrate"
 	"migrate/criu"
@@ -37,11 +38,11 @@ type netns struct {
 
 // inspectNetwork describes the network namespace that is to move, if there is one,
 // and says what is in its way.
-func (v *move) inspectNetwork() (found network.Findings, err error) {
+func (v *move) inspectNetwork(ctx context.Context) (found network.Findings, err error) {
 	if !v.facts.OwnNet {
 		return found, nil
 	}
-	sharers, err := workload.NetworkSharers(v.root)
+	sharers, err := networkSharers(ctx, v.root)
 	if err != nil {
 		return found, err
 	}
@@ -76,6 +77,28 @@ func (v *move) tooOld() *migrate.Finding {
 	}
 	return &migrate.Finding{
 		Code: CodeNetworkTooNew, What: "the target's version of migrate cannot take in the workload's network namespace", Advice: "upgrade it there",
+	}
+}
+
+// Somebody who is in a namespace for a moment only looks at it, as this program does.
+const (
+	sharerLooks = 4
+	sharerPause = 50 * time.Millisecond
+)
+
+// networkSharers returns the processes that stay in the network namespace of root and
+// are not of its tree.
+func networkSharers(ctx context.Context, root int) ([]proc.Process, error) {
+	for look := 1; ; look++ {
+		list, err := workload.NetworkSharers(root)
+		if err != nil || len(list) == 0 || look == sharerLooks {
+			return list, err
+		}
+		select {
+		case <-time.After(sharerPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 

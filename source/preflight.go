@@ -48,7 +48,7 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	if err != nil {
 		return migrate.Check{}, err
 	}
-	net, err := v.inspectNetwork()
+	net, err := v.inspectNetwork(ctx)
 	if err != nil {
 		return migrate.Check{}, err
 	}

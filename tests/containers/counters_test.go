@@ -33,11 +33,12 @@ func count(t *testing.T, from *testhost.Host, address string, n int) *counters {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &counters{cancel: cancel, counts: make([]int, n)}
 	for i := range n {
-		conn, err := from.Dial(ctx, "tcp", address)
-		if err != nil {
-			cancel()
-			t.Fatal(err)
-		}
+		var conn net.Conn
+		await(t, "there is a server at "+address, func() (up bool) {
+			var err error
+			conn, err = from.Dial(ctx, "tcp", address)
+			return err == nil
+		})
 		c.done.Go(func() { c.run(ctx, i, conn) })
 	}
 	t.Cleanup(func() { c.stop(t) })
@@ -117,10 +118,12 @@ func (c *counters) check(t *testing.T) {
 	}
 }
 
+// stop ends the clients, and tells what they saw wrong.
 func (c *counters) stop(t *testing.T) {
 	c.cancel()
 	c.done.Wait()
 	for _, err := range c.errs {
 		t.Error(err)
 	}
+	c.errs = nil
 }

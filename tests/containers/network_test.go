@@ -21,11 +21,11 @@ type lan struct {
 	bridgeA, bridgeB string
 }
 
-func newLAN(t *testing.T, o testhost.Options) lan {
+func newLAN(t *testing.T, o testhost.Options, bridgeB string) lan {
 	t.Helper()
 	o.Names = []string{"A", "B", "C"}
 	set := testhost.Up(t, o)
-	l := lan{set.Host("A"), set.Host("B"), set.Host("C"), "br0", "br0"}
+	l := lan{set.Host("A"), set.Host("B"), set.Host("C"), "br0", bridgeB}
 	bridge(t, l.a, l.bridgeA)
 	bridge(t, l.b, l.bridgeB)
 	l.client.Run(t, "ip", "addr", "add", "fd77::3/64", "dev", "eth0", "nodad")
@@ -131,9 +131,13 @@ func traceless(t *testing.T, h *testhost.Host) {
 	t.Helper()
 	const script = `ls /run/netns 2>/dev/null; ip -o link | grep -v -e " lo:" -e " eth0" -e " br0:" -e " lan0:"; nft list tables; true`
 	var out string
-	await(t, "no network is left", func() bool {
+	defer func() {
+		if out != "" {
+			t.Logf("left on %s: %s", h.Name, out)
+		}
+	}()
+	await(t, "no network is left on "+h.Name, func() bool {
 		out = strings.TrimSpace(h.Run(t, "sh", "-c", script))
 		return out == ""
 	})
-	_ = out
 }
