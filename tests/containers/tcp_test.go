@@ -47,6 +47,9 @@ func (c *counters) hop(t *testing.T, redis container, from, to *testhost.Host, f
 	c.check(t)
 	t.Logf("%s to %s: %d MiB, downtime %v, frozen %v; the longest that any client waited: %v", from.Name, to.Name,
 		r.MemoryBytes>>20, time.Duration(r.Downtime), time.Duration(r.FrozenTime), c.gap())
+	for _, p := range r.Phases {
+		t.Logf("  %s: %v", p.Name, time.Duration(p.Duration))
+	}
 	traceless(t, from)
 }
 
