@@ -1,10 +1,15 @@
 package containers
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,4 +162,64 @@ func TestConnectionsRefused(t *testing.T) {
 	blocked(host, "tcp-established", "the network of its host", "--tcp", "established")
 	host.remove(l.a)
 	clients.hop(t, c, l.a, l.b)
+}
+
+// TestStream moves a server that sends without being asked, to a client that only reads.
+// Nothing of the stream is missing, and it does not wait for a time-out of TCP's once the
+// server runs again.
+func TestStream(t *testing.T) {
+	l := newLAN(t, testhost.Options{}, "br0")
+	l.a.Run(t, "ip", "netns", "add", "stream")
+	l.attach(t, l.a, "stream", "veth-stream", "10.77.0.52/24")
+	c := start(t, l.a, "runc", "stream", func(s *specs.Spec) { inNetwork(s, "/run/netns/stream") },
+		"busybox", "nc", "-ll", "-p", "7000", "-e", "sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; done")
+	var conn net.Conn
+	await(t, "it listens", func() (up bool) {
+		var err error
+		conn, err = l.client.Dial(t.Context(), "tcp", "10.77.0.52:7000")
+		return err == nil
+	})
+	s := &stream{}
+	done := make(chan error, 1)
+	go func() { done <- s.read(conn) }()
+	for _, hop := range [][2]*testhost.Host{{l.a, l.b}, {l.b, l.a}} {
+		n := s.lines.Load()
+		await(t, "the stream goes on", func() bool { return s.lines.Load() > n+1000 })
+		s.longest.Store(0)
+		r := c.move(t, hop[0], hop[1], "--tcp", "established")
+		n = s.lines.Load()
+		await(t, "the stream goes on", func() bool { return s.lines.Load() > n+1000 })
+		gap, downtime := time.Duration(s.longest.Load()), time.Duration(r.Downtime)
+		t.Logf("downtime %v, the client waited %v", downtime, gap)
+		if gap > downtime+500*time.Millisecond {
+			t.Errorf("the stream stopped for %v, of which the server was stopped for %v", gap, downtime)
+		}
+	}
+	conn.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	c.remove(l.a)
+}
+
+// A stream is one of lines that count.
+type stream struct {
+	lines, longest atomic.Int64 // longest in nanoseconds
+}
+
+func (s *stream) read(conn net.Conn) error {
+	r := bufio.NewScanner(conn)
+	for n, last := 1, time.Now(); r.Scan(); n++ {
+		if r.Text() != itoa(n) {
+			return fmt.Errorf("line %d is %q", n, r.Text())
+		}
+		s.lines.Store(int64(n))
+		now := time.Now()
+		s.longest.Store(max(s.longest.Load(), int64(now.Sub(last))))
+		last = now
+	}
+	if r.Err() == nil {
+		return io.EOF
+	}
+	return r.Err()
 }
