@@ -13,34 +13,34 @@ import (
 type fall struct {
 	point  string
 	victim string // "cancel" is Ctrl-C; else what is killed
-	moved  bool   // the container is on the target in the end
+	on     string // where the container is in the end: "source", "target" or "" for one of them
 }
 
 // falls are those of the matrices of this package and of package hosts in which there
 // is a network to unlock, to open or to remove.
 var falls = []fall{
-	{"source:prepare", "cancel", false},
-	{"source:prepare", "migrate move", false},
-	{"target:prepare", "migrate agent", false},
-	{"source:pre-copy", "cancel", false}, // the namespace has its name on the target
-	{"source:pre-copy", "migrate supervise", false},
-	{"source:pre-copy", "migrate move", false},
-	{"source:frozen", "cancel", false}, // locked
-	{"source:frozen", "migrate move", false},
-	{"source:post-dump", "cancel", false},
-	{"source:post-dump", "migrate move", false},
-	{"target:restore", "migrate agent", false},
-	{"target:restore", "migrate supervise", false},
-	{"supervisor:restored", "swrk", false}, // filled
-	{"supervisor:restored", "migrate supervise", false},
-	{"source:restore", "cancel", false},
-	{"source:before-commit", "migrate move", false},
-	{"target:voted", "migrate agent", true},
-	{"source:commit", "migrate move", true}, // in doubt
-	{"target:commit", "migrate agent", true},
-	{"source:finish", "migrate move", true},
-	{"source:finishing", "migrate move", true},
-	{"supervisor:pre-resume", "migrate supervise", true}, // let go, and not opened yet
+	{"source:prepare", "cancel", "source"},
+	{"source:prepare", "migrate move", "source"},
+	{"target:prepare", "migrate agent", "source"},
+	{"source:pre-copy", "cancel", "source"}, // the namespace has its name on the target
+	{"source:pre-copy", "migrate supervise", "source"},
+	{"source:pre-copy", "migrate move", "source"},
+	{"source:frozen", "cancel", "source"}, // locked
+	{"source:frozen", "migrate move", "source"},
+	{"source:post-dump", "cancel", "source"},
+	{"source:post-dump", "migrate move", "source"},
+	{"target:restore", "migrate agent", "source"},
+	{"target:restore", "migrate supervise", "source"},
+	{"supervisor:restored", "swrk", "source"}, // filled
+	{"supervisor:restored", "migrate supervise", "source"},
+	{"source:restore", "cancel", "source"},
+	{"source:before-commit", "migrate move", "source"},
+	{"target:voted", "migrate agent", ""}, // the vote may have arrived
+	{"source:commit", "migrate move", "target"}, // in doubt
+	{"target:commit", "migrate agent", "target"},
+	{"source:finish", "migrate move", "target"},
+	{"source:finishing", "migrate move", "target"},
+	{"supervisor:pre-resume", "migrate supervise", "target"}, // let go, and not opened yet
 }
 
 // TestConnectionsSurvive has a move fall at each place: connections go on wherever the
@@ -55,9 +55,9 @@ func TestConnectionsSurvive(t *testing.T) {
 			clients.check(t)
 			l.fall(t, c, f, from, to)
 			clients.check(t)
-			where, other := from, to
-			if f.moved {
-				where, other = to, from
+			where, other := l.where(c)
+			if f.on == "source" && where != from || f.on == "target" && where != to {
+				t.Errorf("it is on %s", where.Name)
 			}
 			if status, _ := c.state(where); status != "running" {
 				t.Errorf("on %s it is %q", where.Name, status)
