@@ -35,7 +35,7 @@ var falls = []fall{
 	{"supervisor:restored", "migrate supervise", "source"},
 	{"source:restore", "cancel", "source"},
 	{"source:before-commit", "migrate move", "source"},
-	{"target:voted", "migrate agent", ""}, // the vote may have arrived
+	{"target:voted", "migrate agent", ""},       // the vote may have arrived
 	{"source:commit", "migrate move", "target"}, // in doubt
 	{"target:commit", "migrate agent", "target"},
 	{"source:finish", "migrate move", "target"},
