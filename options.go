@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -92,7 +93,10 @@ type Options struct {
 	DeltaCache        int64         `json:"delta-cache"`         // bytes kept of what was sent, to send differences; 0 takes a share of free memory, below 0 is none
 	Streams           int           `json:"streams"`             // for pages, 1 to 4; default 2
 	Restore           RestoreMode   `json:"restore"`             // default "auto"
-	RuntimeRoot       string        `json:"runtime-root"`        // directory of a container runtime's state, on both hosts; default the runtime's own
+	// MapBridge says which links of the source's host have another name on the
+	// target: bridges, and what macvlan and ipvlan links are on.
+	MapBridge   map[string]string `json:"map-bridge,omitempty"`
+	RuntimeRoot string            `json:"runtime-root"` // directory of a container runtime's state, on both hosts; default the runtime's own
 }
 
 // WithDefaults returns o with every unset field at its default.
@@ -132,6 +136,7 @@ func (o Options) Validate() error {
 		o.AutoConverge.Validate(),
 		within("streams", o.Streams, 1, MaxStreams),
 		oneOf("restore", o.Restore, RestoreAuto, RestoreEager, RestoreLazy),
+		linkNames("map-bridge", o.MapBridge),
 	)
 }
 
@@ -144,6 +149,27 @@ func within(name string, v, low, high int) error {
 	}
 	return nil
 }
+
+// maxMapped bounds how many links can have other names.
+const maxMapped = 256
+
+// linkNames demands that both sides are names that a network link can have
+// (dev_valid_name of Linux).
+func linkNames(name string, links map[string]string) error {
+	if len(links) > maxMapped {
+		return fmt.Errorf("%s: more than %d", name, maxMapped)
+	}
+	for from, to := range links {
+		for _, s := range []string{from, to} {
+			if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, notInLinkName) {
+				return fmt.Errorf("%s: %.40q is not the name of a network link", name, s)
+			}
+		}
+	}
+	return nil
+}
+
+func notInLinkName(r rune) bool { return r == '/' || r == ':' || r <= ' ' || r >= 0x7f }
 
 func oneOf[T ~string](name string, got T, want ...T) error {
 	if slices.Contains(want, got) {

@@ -80,7 +80,7 @@ func (o Options) itemOf(host string, w migrate.Listed) Item {
 // host under the options; nil if there is none.
 func (o Options) blocker(w migrate.Listed) *migrate.Finding {
 	for i, b := range w.Blockers {
-		if b.Code != "tcp-connected" || o.Move.TCP != migrate.TCPClose {
+		if b.Code != "tcp-connected" || o.Move.TCP == migrate.TCPRefuse {
 			return &w.Blockers[i]
 		}
 	}

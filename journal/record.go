@@ -34,7 +34,8 @@ type Record struct {
 	Placement  json.RawMessage       `json:"placement,omitempty"`  // where the tree was before it got that cgroup
 	CPULimit   json.RawMessage       `json:"cpu-limit,omitempty"`  // how to give it the processors back that it was slowed by
 	ImagesDir  string                `json:"images-dir,omitempty"`
-	Made       []string              `json:"made,omitempty"` // files and directories that were made for the workload on the target, in the order to remove them
+	Network    json.RawMessage       `json:"network,omitempty"` // of its own, that moves along: what tells how to unlock, release or remove it
+	Made       []string              `json:"made,omitempty"`    // files and directories that were made for the workload on the target, in the order to remove them
 	StoreDir   string                `json:"store-dir,omitempty"`
 	Supervisor string                `json:"supervisor,omitempty"` // socket of the workload's supervisor
 

@@ -26,7 +26,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "netns", "web")
 		target := n.target()
 
-		ns, err := CreateNamed(path)
+		ns, err := CreateNamed(path, target.ID)
 		must(t, err)
 		t.Cleanup(func() { removeShared(t, path) })
 		must(t, target.Fill(ns, d))

@@ -87,7 +87,7 @@ func (c *checker) named(name string) netlink.Link {
 func (c *checker) uplink(l Link) {
 	name := c.t.uplink(l)
 	up := c.named(name)
-	if up == nil || (l.Kind == KindVeth) != (up.Type() == "bridge") {
+	if up == nil || l.Kind == KindVeth && up.Type() != "bridge" {
 		what := "link"
 		if l.Kind == KindVeth {
 			what = "bridge"
@@ -100,7 +100,7 @@ func (c *checker) uplink(l Link) {
 		c.found.block(CodeMTU, "raise it there, or lower the link's before the move",
 			"link %s has an MTU of %d, %s on the target one of %d", l.Name, l.MTU, name, up.Attrs().MTU)
 	}
-	if bridge, ok := up.(*netlink.Bridge); ok {
+	if bridge, ok := up.(*netlink.Bridge); ok && l.Peer != nil {
 		c.bridge(l, bridge)
 	}
 }

@@ -245,6 +245,22 @@ func Sweep(ns *Namespace, keep func(migrate.ID) bool) ([]migrate.ID, error) {
 	return ids, err
 }
 
+// locked reports whether a namespace is locked for a migration.
+func locked(ns *Namespace, id migrate.ID) (bool, error) {
+	c, err := firewall(ns)
+	if err != nil {
+		return false, err
+	}
+	tables, err := c.ListTables()
+	if err != nil {
+		return false, fmt.Errorf("list nftables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool {
+		by, ours := lockedBy(t.Name)
+		return ours && by == id
+	}), nil
+}
+
 // lockedBy returns the ID in a lock's name.
 func lockedBy(name string) (migrate.ID, bool) {
 	rest, ok := strings.CutPrefix(name, lockPrefix)

@@ -3,6 +3,8 @@ package network
 import (
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 )
 
 // A macvlan moves to a parent of another name. It has no end that could be down: the lock
@@ -90,5 +92,24 @@ func TestRemoveMacvlan(t *testing.T) {
 	must(t, target.Remove(moved))
 	if got := run(t, moved, "", "ip", "-o", "link"); strings.Contains(got, "mac0") {
 		t.Errorf("left %s", got)
+	}
+}
+
+// A bridge can be the parent of a macvlan, on the target too.
+func TestMacvlanOnBridge(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	w := scratch(t)
+	h := handleIn(t, n.a)
+	parent, err := h.LinkByName(bridgeA)
+	must(t, err)
+	must(t, h.LinkAdd(&netlink.Macvlan{
+		LinkAttrs: netlink.LinkAttrs{Name: "eth0", ParentIndex: parent.Attrs().Index, Namespace: netlink.NsFd(w.Fd()), TxQLen: -1},
+		Mode:      netlink.MACVLAN_MODE_BRIDGE,
+	}))
+	d := describe(t, w, n.a)
+	found, err := n.target().Check(d)
+	if err != nil || len(found.Blockers) > 0 {
+		t.Fatalf("Check() = %v, %v", found, err)
 	}
 }

@@ -9,12 +9,15 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"migrate"
 )
 
 // CreateNamed makes a network namespace with nothing but a loopback link that is
 // down, bound at path as ip-netns(8) does it, so that ip(8) knows those in
-// /run/netns by name. The path must be free.
-func CreateNamed(path string) (*Namespace, error) {
+// /run/netns by name. The path must be free. From its first moment the namespace is
+// locked for the migration, by which [RemoveMade] knows it.
+func CreateNamed(path string, id migrate.ID) (*Namespace, error) {
 	if err := shareDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -26,6 +29,9 @@ func CreateNamed(path string) (*Namespace, error) {
 	ns, err := newNamespace()
 	if err != nil {
 		return nil, errors.Join(err, RemoveNamed(path))
+	}
+	if err := Lock(ns, id); err != nil {
+		return nil, errors.Join(err, ns.Close(), RemoveNamed(path))
 	}
 	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), path, "", unix.MS_BIND, ""); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind the network namespace at %s: %w", path, err), ns.Close(), RemoveNamed(path))
@@ -84,4 +90,36 @@ func RemoveNamed(path string) error {
 		return fmt.Errorf("remove the name of a network namespace: %w", err)
 	}
 	return nil
+}
+
+// RemoveMade removes what [CreateNamed] has made for a migration, by whichever process and
+// however far it came, and all that [Target.Fill] has put into it. A namespace that is not
+// locked for the migration is another one, and stays.
+func (t *Target) RemoveMade(path string) error {
+	ns, err := Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return t.Remove(nil)
+	case err != nil: // the name was made, and nothing bound to it yet
+		return errors.Join(t.Remove(nil), removeEmpty(path))
+	}
+	defer ns.Close()
+	made, err := locked(ns, t.ID)
+	if err != nil || !made {
+		return errors.Join(err, t.Remove(nil))
+	}
+	// The name first: without the lock nobody would know whose it is.
+	return errors.Join(RemoveNamed(path), t.Remove(ns))
+}
+
+// removeEmpty removes a file if it is one and empty.
+func removeEmpty(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (!info.Mode().IsRegular() || info.Size() > 0) {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	return err
 }

@@ -41,8 +41,13 @@ func FromFile(f *os.File) (*Namespace, error) {
 	return nil, fmt.Errorf("%s is not a network namespace", f.Name())
 }
 
-// Close closes the descriptor.
-func (n *Namespace) Close() error { return n.file.Close() }
+// Close closes the descriptor. Nil has none.
+func (n *Namespace) Close() error {
+	if n == nil {
+		return nil
+	}
+	return n.file.Close()
+}
 
 // Fd returns the descriptor, which stays the namespace's own.
 func (n *Namespace) Fd() int { return int(n.file.Fd()) }

@@ -79,7 +79,7 @@ func (v *move) journalContainer(r *journal.Record) {
 }
 
 // containerOptions adds what a dump has to be told about a container: what its
-// runtime would say, and that its network is somebody else's business.
+// runtime would say.
 func (v *move) containerOptions(o *criu.DumpOptions) {
 	if v.container == nil {
 		return
@@ -88,11 +88,6 @@ func (v *move) containerOptions(o *criu.DumpOptions) {
 	o.Root, o.OrphanPTSMaster, o.ExtUnixSockets = c.RootFS.Path, true, true
 	for _, m := range c.Mounts {
 		o.Mounts = append(o.Mounts, criu.ExternalMount{Key: m.Path, Value: m.Key})
-	}
-	if _, own := c.NamespacePath("network"); own {
-		o.EmptyNet = true
-	} else if inode, err := oci.NetworkInode(c.PID); err == nil && v.facts.OwnNet {
-		o.External = append(o.External, fmt.Sprintf("net[%d]:%s", inode, criu.ExternalNet))
 	}
 }
 

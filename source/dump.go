@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -82,7 +83,8 @@ type dump struct {
 	round   int
 	beside  errgroup.Group // what is done while CRIU dumps
 	frozen  migrate.Workload
-	tree    chan lookedAt // what is known once the tree is frozen: from examine, and from stop
+	network json.RawMessage // as it is frozen; nil if none moves
+	tree    chan lookedAt   // what is known once the tree is frozen: from examine, and from stop
 }
 
 type lookedAt struct {
@@ -165,15 +167,14 @@ func (v *move) dumpOptions() criu.DumpOptions {
 		ManageCgroupsMode: v.opts.ManageCgroupsMode, FreezeCgroup: v.group.Path(),
 		ShellJob: v.facts.ShellJob, FileLocks: v.opts.FileLocks, LinkRemap: true,
 		GhostLimit: v.opts.GhostLimit, TCPClose: v.opts.TCP == migrate.TCPClose,
-		PageSocket: new(int), // the first of the child's files
-		Timeout:    min(seizeTimeout, v.opts.FreezeTimeout),
-		External:   supervisor.External(v.facts),
-		Lock:       criu.LockSkip, // no established connection is carried
-	}
-	if v.opts.TCP == migrate.TCPEstablished {
-		o.TCPEstablished, o.Lock = true, criu.LockNFTables
+		PageSocket:     new(int), // the first of the child's files
+		Timeout:        min(seizeTimeout, v.opts.FreezeTimeout),
+		External:       supervisor.External(v.facts),
+		Lock:           criu.LockSkip, // we lock ourselves what is to be locked
+		TCPEstablished: v.opts.TCP == migrate.TCPEstablished,
 	}
 	v.containerOptions(&o)
+	v.networkOptions(&o)
 	return o
 }
 
@@ -206,6 +207,9 @@ func (d *dump) freeze(ctx context.Context) error {
 	if err := d.freezeTree(ctx); err != nil {
 		return err
 	}
+	if err := d.lockNetwork(); err != nil {
+		return err
+	}
 	failpoint.Reach("source:frozen")
 	d.enter(migrate.StopAndCopy)
 	tasks := d.tasks()
@@ -221,6 +225,10 @@ func (d *dump) freeze(ctx context.Context) error {
 	})
 	d.beside.Go(func() (err error) {
 		d.frozen, err = d.describe()
+		return err
+	})
+	d.beside.Go(func() (err error) {
+		d.network, err = d.describeNetwork()
 		return err
 	})
 	return nil
@@ -291,7 +299,7 @@ func (d *dump) ship(ctx context.Context) error {
 	d.merge(d.frozen)
 	between := d.diff.After(time.Since(d.compared))
 	return d.session.Send(ctx, transport.Restore{
-		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(),
+		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(), Network: d.network,
 		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime),
 	})
 }

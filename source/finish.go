@@ -24,10 +24,13 @@ func (v *move) finish(ctx context.Context) error {
 	if err := removeCopy(ctx, v.group); err != nil {
 		return err
 	}
-	if err := removeContainer(ctx, v.entry.Record()); err != nil {
+	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
+	if err := v.releaseNetwork(); err != nil {
 		return err
 	}
-	v.report.FrozenTime = migrate.Millis(time.Since(v.frozenSince))
+	if err := errors.Join(removeContainer(ctx, v.entry.Record()), v.removeNetworkName()); err != nil {
+		return err
+	}
 	if err := v.session.Send(ctx, transport.Finished{}); err != nil {
 		v.log.Debug("say goodbye", "cause", err) // the target needs it for nothing
 	}
@@ -107,7 +110,8 @@ func (v *move) letGo(ctx context.Context) error {
 	if v.group == nil {
 		return nil
 	}
-	if err := v.group.Thaw(ctx); err != nil {
+	unlocked := v.unlockNetwork(ctx)
+	if err := errors.Join(unlocked, v.group.Thaw(ctx)); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
 	if !v.frozenSince.IsZero() {

@@ -48,6 +48,10 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	if err != nil {
 		return migrate.Check{}, err
 	}
+	net, err := v.inspectNetwork(ctx)
+	if err != nil {
+		return migrate.Check{}, err
+	}
 	offer, unusable, err := v.offer(ctx, only)
 	if err != nil {
 		return migrate.Check{}, err
@@ -61,7 +65,8 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	}
 	check := answer.Check
 	check.Source = offer.Host
-	check.Blockers = slices.Concat(v.local(findings), unusable, check.Blockers)
+	check.Blockers = slices.Concat(v.local(findings), net.Blockers, unusable, check.Blockers)
+	check.Warnings = append(net.Warnings, check.Warnings...)
 	v.peer = check.Target
 	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
@@ -135,7 +140,8 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 	if v.container != nil {
 		o.Config = v.container.Config
 	}
-	return o, unusable, nil
+	o.Network, err = v.net.encoded()
+	return o, unusable, err
 }
 
 // local drops what the options allow from this host's own findings, and adds a
@@ -146,7 +152,7 @@ func (v *move) local(findings []migrate.Finding) []migrate.Finding {
 	})
 	if v.opts.TCP == migrate.TCPEstablished && !v.facts.OwnNet {
 		findings = append(findings, migrate.Finding{
-			Code:   "tcp-established",
+			Code:   CodeTCPEstablished,
 			What:   "--tcp established: the workload has the network of its host, whose address and connections stay there",
 			Advice: "use --tcp close, or run it in a container or capsule with a network namespace of its own",
 		})

@@ -31,7 +31,10 @@ func (v *move) prepare(ctx context.Context) error {
 		return err
 	}
 	v.listing = v.canList(ctx)
-	var err error
+	err := v.prepareNetwork()
+	if err != nil {
+		return fmt.Errorf("network of the workload: %w", err)
+	}
 	if v.standing, err = standing(ctx, v.pids(), v.opts.FileLocks); err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func doubtText(r journal.Record, why error) string {
 // undo lets the tree run again and releases everything.
 func (m *Mover) undo(ctx context.Context, entry *journal.Entry) error {
 	r := entry.Record()
-	if err := errors.Join(unthrottle(ctx, r), thaw(ctx, r)); err != nil {
+	if err := errors.Join(unthrottle(ctx, r), unlockRecorded(ctx, r), thaw(ctx, r)); err != nil {
 		return err
 	}
 	m.clean(r)
@@ -173,12 +173,20 @@ func (m *Mover) complete(ctx context.Context, entry *journal.Entry) error {
 			m.log.Warn("tell the supervisor", "cause", err)
 		}
 	}
+	ns, net, err := openRecorded(r)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := release(ns, net); err != nil {
+		return err
+	}
 	if g, err := cgroup.Open(r.Cgroup); err == nil {
 		if err := removeCopy(ctx, g); err != nil {
 			return err
 		}
 	}
-	if err := removeContainer(ctx, r); err != nil {
+	if err := errors.Join(removeContainer(ctx, r), net.removeName()); err != nil {
 		return err
 	}
 	if err := unthrottle(ctx, r); err != nil { // its group may be left

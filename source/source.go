@@ -140,6 +140,7 @@ type move struct {
 	super       *supervisor.Client // nil for a process nobody supervises
 	facts       migrate.Workload
 	container   *oci.Container // nil for a workload that is none
+	net         *netns         // nil if no network namespace moves
 	peer        migrate.Host
 	group       *cgroup.Group
 	placement   *cgroup.Placement // nil when the tree had the group to itself
@@ -244,6 +245,7 @@ func (v *move) close() {
 	if v.super != nil {
 		v.super.Close()
 	}
+	v.net.close()
 	if v.images != "" {
 		v.remove(v.images)
 	}

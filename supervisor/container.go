@@ -71,7 +71,7 @@ func externalMounts(a *attempt, w migrate.Workload) []criu.ExternalMount {
 	return list
 }
 
-// ownNet reports whether a container has a network namespace that we fill.
+// ownNet reports whether a container has a network namespace without a name.
 func ownNet(w migrate.Workload) bool {
 	if w.Container == nil {
 		return false
@@ -80,14 +80,24 @@ func ownNet(w migrate.Workload) bool {
 	return own
 }
 
+// emptyNet reports whether CRIU is to make a network namespace that we fill.
+func emptyNet(spec RestoreSpec) bool {
+	return ownNet(spec.Workload) || spec.Network != nil && spec.Network.Path == ""
+}
+
 // setUpNamespaces puts into the namespaces of the tree, whose first process is
 // there, what CRIU does not: what belongs into its network, and what the hooks of
 // a container do.
 func (s *server) setUpNamespaces(ctx context.Context, a *attempt, spec RestoreSpec, ev criu.HookEvent) error {
-	if ownNet(spec.Workload) {
-		if err := inNetworkOf(ev.PID, loopbackUp); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case spec.Network != nil:
+		err = s.net.fill(ev.PID, spec.Network.Description)
+	case ownNet(spec.Workload):
+		err = inNetworkOf(ev.PID, loopbackUp)
+	}
+	if err != nil {
+		return err
 	}
 	if a.restorer == nil {
 		return nil

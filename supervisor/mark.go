@@ -27,7 +27,8 @@ type mark struct {
 	Cgroups []string      `json:"cgroups,omitempty"` // of the container
 	Overlay string        `json:"overlay,omitempty"` // that is mounted for the container alone
 
-	Record workload.Record `json:"record"` // as it is to be once the tree runs
+	Record  workload.Record `json:"record"`            // as it is to be once the tree runs
+	Network *NetworkSpec    `json:"network,omitempty"` // that is to be opened then
 }
 
 const (
@@ -40,7 +41,7 @@ const (
 func markPath(runDir, name string) string { return filepath.Join(runDir, "w", name+".hold") }
 
 func (s *server) mark(a *attempt, state string) {
-	m := mark{State: state, Record: a.record}
+	m := mark{State: state, Record: a.record, Network: s.net.outline()}
 	if s.group != nil {
 		m.Cgroup = s.group.Path()
 	}
@@ -115,7 +116,7 @@ func Remember(stateDir, runDir, name string) error {
 	if was, err := workload.Load(stateDir, name); err == nil && was.Root == m.Root {
 		return nil // it had come to that itself
 	}
-	if err := removeRuntimeDir(runtimeDir(runDir, name)); err != nil {
+	if err := errors.Join(m.openNetwork(), removeRuntimeDir(runtimeDir(runDir, name))); err != nil {
 		return err
 	}
 	r := m.Record

@@ -25,7 +25,11 @@ func (s *server) prepare(spec PrepareSpec) (Status, error) {
 	if err := s.checkName(spec.Name); err != nil {
 		return s.snapshot(), err
 	}
-	a, err := s.warmAttempt(spec.CRIU, spec.Workload)
+	err := s.prepareNetwork(spec.Migration, spec.Network)
+	var a *attempt
+	if err == nil {
+		a, err = s.warmAttempt(spec.CRIU, spec.Workload)
+	}
 	if err == nil && spec.Lazy {
 		err = s.startFiller(a)
 	}
@@ -142,6 +146,9 @@ func (s *server) beginRestore(spec RestoreSpec) error {
 	if err := s.repairImages(spec.ImagesDir); err != nil {
 		return err
 	}
+	if err := s.prepareNetwork(spec.Migration, spec.Network); err != nil {
+		return err
+	}
 	a, err := s.warmAttempt(spec.CRIU, spec.Workload)
 	if err != nil {
 		return fmt.Errorf("starting the restore: %w", err)
@@ -185,16 +192,12 @@ func (s *server) repairImages(dir string) error {
 // carryThrough runs the restore to its end: the tree runs, or nothing is left.
 func (s *server) carryThrough(a *attempt, spec RestoreSpec, c clocks, root string) {
 	o := spec.Options
-	lock := criu.LockSkip // no established connection is carried
-	if o.TCP == migrate.TCPEstablished {
-		lock = criu.LockNFTables
-	}
 	_, err := a.child.Restore(a.ctx, criu.RestoreOptions{
 		ImagesDir: spec.ImagesDir, WorkDir: spec.WorkDir, ManageCgroupsMode: o.ManageCgroupsMode,
 		TCPClose: o.TCP == migrate.TCPClose, ShellJob: spec.Workload.ShellJob, FileLocks: o.FileLocks,
-		Lock: lock, TCPEstablished: o.TCP == migrate.TCPEstablished,
+		Lock: criu.LockSkip, TCPEstablished: o.TCP == migrate.TCPEstablished,
 		GhostLimit: o.GhostLimit, LinkRemap: true, ExtUnixSockets: true, InheritFDs: a.inherit(spec.Workload), Sibling: true,
-		Lazy: spec.Lazy, Root: root, Caller: a.caller(), Mounts: externalMounts(a, spec.Workload), EmptyNet: ownNet(spec.Workload),
+		Lazy: spec.Lazy, Root: root, Caller: a.caller(), Mounts: externalMounts(a, spec.Workload), EmptyNet: emptyNet(spec),
 		OrphanPTSMaster: spec.Workload.Container != nil,
 	}, func(ctx context.Context, ev criu.HookEvent) error { return s.hook(ctx, a, spec, c, ev) })
 	if a.letGo {
@@ -229,6 +232,7 @@ func (s *server) hook(ctx context.Context, a *attempt, spec RestoreSpec, c clock
 		a.letGo = true
 		s.mark(a, markLetGo)
 		failpoint.Reach("supervisor:pre-resume")
+		s.net.open(s.log)
 	case criu.PostResume:
 		s.adopt(a, spec)
 	}
@@ -304,7 +308,7 @@ func (s *server) recordOf(a *attempt, spec RestoreSpec) workload.Record {
 	w := spec.Workload
 	return workload.Record{
 		Kind: workload.Kind(w.Kind), ID: w.ID, Container: w.Container, Command: w.Command, Dir: w.Dir, Init: w.Init, Cgroup: s.group.Path(),
-		Migration: spec.Migration, MonoOffset: int64(mono), BootOffset: int64(boot), LogLimit: w.LogLimit,
+		Migration: spec.Migration, MonoOffset: int64(mono), BootOffset: int64(boot), LogLimit: w.LogLimit, Network: s.net.named(),
 	}
 }
 
@@ -327,6 +331,7 @@ func (s *server) endRestore(a *attempt, spec RestoreSpec) {
 		s.adopt(a, spec)
 	}
 	s.setAttempt(nil)
+	s.dropNetwork()
 	if err := errors.Join(s.endCRIU(a), a.restorer.clean()); err != nil {
 		s.log.Warn("ending criu", "cause", err)
 	}
@@ -347,6 +352,7 @@ func (s *server) abandonAttempt(a *attempt, cause error) {
 		s.mark(a, markGone)
 	}
 	s.setAttempt(nil)
+	s.dropNetwork()
 	if errors.Is(cause, errDiscarded) && err == nil {
 		err = s.leave(Discarded)
 		if err == nil {

@@ -42,6 +42,7 @@ type server struct {
 	attempt  *attempt
 	restorer *restorer // of a container that is about to come or came; nil for others
 	filler   *filler   // of the workload that runs
+	net      *netns    // of a workload that is about to come; nil if none comes with it
 	record   workload.Record
 	ownPIDs  bool
 	leases   map[*net.UnixConn]bool

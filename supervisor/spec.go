@@ -65,6 +65,7 @@ type PrepareSpec struct {
 	Workload  migrate.Workload `json:"workload"`
 	CRIU      criu.Tool        `json:"criu"`           // the zero value means [criu.Find]
 	Lazy      bool             `json:"lazy,omitempty"` // the restore may be lazy: what fills the memory is started as well
+	Network   *NetworkSpec     `json:"network,omitempty"`
 }
 
 // RestoreSpec is one restore.
@@ -83,6 +84,7 @@ type RestoreSpec struct {
 	// locks and ghost limit matter here.
 	Options migrate.Options `json:"options"`
 	Clock   ClockSpec       `json:"clock"`
+	Network *NetworkSpec    `json:"network,omitempty"` // as in [PrepareSpec], at the freeze
 }
 
 // ClockSpec is what the clocks of a restored tree are computed from.

@@ -61,6 +61,9 @@ func (s *server) supervise() {
 			s.log.Error("removing the workload's cgroup", "cause", err)
 		}
 	}
+	if err := removeNetworkName(s.record); err != nil {
+		s.log.Error("removing the name of the workload's network namespace", "cause", err)
+	}
 	s.unmark()
 	s.over(Exited)
 }

@@ -44,6 +44,9 @@ func sweep(stateDir, runDir string, r workload.Record) error {
 			return err
 		}
 	}
+	if err := removeNetworkName(r); err != nil {
+		return err
+	}
 	r.State, r.Ended = workload.Lost, time.Now()
 	return workload.Save(stateDir, r)
 }

@@ -276,6 +276,9 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 	if err := supervisor.Cleanup(ctx, r.cfg.StateDir, r.cfg.RunDir, r.entry.Record().Name); err != nil {
 		return fmt.Errorf("remove the copy on the target: %w", err)
 	}
+	if err := removeNetwork(r.entry.Record()); err != nil {
+		return err
+	}
 	if err := r.dropStore(); err != nil {
 		return err
 	}

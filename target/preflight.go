@@ -38,8 +38,13 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 	if len(o.Init) > 0 { // it comes with the workload
 		w.Files = slices.DeleteFunc(slices.Clone(w.Files), func(f migrate.File) bool { return f.Path == w.Init })
 	}
-	blockers, warnings = containerFindings(ctx, o, here)
+	blockers, warnings = containerFindings(ctx, joined(o), here)
 	c.Blockers, c.Warnings = append(c.Blockers, blockers...), append(c.Warnings, warnings...)
+	net, err := networkFindings(o, here.Name)
+	if err != nil {
+		return c, err
+	}
+	c.Blockers, c.Warnings = append(c.Blockers, net.Blockers...), append(c.Warnings, net.Warnings...)
 	if w.Container != nil && w.Container.RootFS.Kind == migrate.RootOverlay {
 		w.Files = nil // where they are is not mounted yet
 	}

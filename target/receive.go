@@ -28,6 +28,7 @@ type receiver struct {
 	*Agent
 	id       migrate.ID
 	offer    transport.Offer
+	network  *supervisor.NetworkSpec // nil if none comes
 	entry    *journal.Entry
 	super    *supervisor.Client
 	store    *pagestore.Store
@@ -86,6 +87,9 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 		return fmt.Errorf("%T where Prepare was due", m)
 	}
 	r := a.newReceiver(o.ID, o)
+	if r.network, err = networkOf(o); err != nil {
+		return err
+	}
 	r.mode = restoreMode(o.Options.Restore, check.Target.LazyPages, o.Workload.MemoryBytes)
 	return r.run(ctx, s)
 }
@@ -274,6 +278,9 @@ func (r *receiver) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.prepareNetwork(); err != nil {
+		return err
+	}
 	r.super, err = supervisor.Start(ctx, supervisor.StartConfig{
 		Name: w.Name, StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Program: r.cfg.Program,
 		AvoidPIDs: supervisor.PIDs(w), Logger: r.log,
@@ -283,6 +290,7 @@ func (r *receiver) prepare(ctx context.Context) error {
 	}
 	return r.super.Prepare(ctx, supervisor.PrepareSpec{
 		Name: w.Name, Migration: r.id, Workload: w, CRIU: r.tool, Lazy: r.mode == migrate.RestoreLazy,
+		Network: r.network,
 	})
 }
 
@@ -336,6 +344,10 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	if !r.rounds.complete() {
 		return fmt.Errorf("%w: the word to restore comes before the final round ended", transport.ErrProtocol)
 	}
+	net, err := r.frozenNetwork(m)
+	if err != nil {
+		return err
+	}
 	in.seal()
 	if err := in.endImages(m.Images); err != nil {
 		return err
@@ -350,7 +362,8 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 		Migration: r.id, Name: r.offer.Workload.Name, Workload: m.Workload,
 		ImagesDir: r.store.Images(), Options: r.offer.Options,
 		Lazy: r.mode == migrate.RestoreLazy, LazyMap: r.store.LazyMap(),
-		Clock: supervisor.ClockSpec{Difference: difference(m.Monotonic, m.Boottime), FrozenAt: m.FrozenAt, HasTimens: m.Timens},
+		Clock:   supervisor.ClockSpec{Difference: difference(m.Monotonic, m.Boottime), FrozenAt: m.FrozenAt, HasTimens: m.Timens},
+		Network: net,
 	})
 	if err != nil {
 		return err

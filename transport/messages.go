@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"encoding/json"
 	"time"
 
 	"migrate"
@@ -27,6 +28,7 @@ type Offer struct {
 	Init      []byte           `json:"init,omitempty"`       // content of the workload's tiny init, if it has one
 	Drain     migrate.ID       `json:"drain,omitempty"`      // that the move is part of: its reservation is used
 	Config    []byte           `json:"config,omitempty"`     // content of a container's config.json
+	Network   json.RawMessage  `json:"network,omitempty"`    // network.Description of the workload's network namespace, if that moves
 }
 
 // Answer is the target's preflight.
@@ -97,7 +99,8 @@ type Restore struct {
 	FrozenAt  migrate.ClockReading `json:"frozen-at"` // source's clocks
 	Monotonic Bounds               `json:"monotonic"`
 	Boottime  Bounds               `json:"boottime"`
-	Timens    bool                 `json:"timens"` // the images hold a time namespace
+	Timens    bool                 `json:"timens"`            // the images hold a time namespace
+	Network   json.RawMessage      `json:"network,omitempty"` // as in Offer, and newer
 }
 
 // Held is the target's yes vote: restored, not running, waiting.

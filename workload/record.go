@@ -106,7 +106,14 @@ type Record struct {
 	MonoOffset int64            `json:"mono-offset-ns"`      // of its time namespace; 0 without one
 	BootOffset int64            `json:"boot-offset-ns"`      // likewise
 	LogFiles   []string         `json:"log-files,omitempty"` // paths
+	Network    *NetworkName     `json:"network,omitempty"`   // that goes with the workload
 	LogLimit   int64            `json:"log-limit,omitempty"` // bytes a log file may grow to; 0 is no limit
+}
+
+// NetworkName is the name of a network namespace that was made for a workload.
+type NetworkName struct {
+	Path  string `json:"path"`
+	Inode uint64 `json:"inode"` // of the namespace: tells another one by that name
 }
 
 // LiveRoot returns the PID of the workload's first process if it runs, and 0

@@ -32,9 +32,6 @@ func readUnix(pid int) (map[uint64]Unix, error) {
 	}
 	done := make(chan answer)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and with it
-		// the namespace that it is in.
-		runtime.LockOSThread()
 		all, err := unixIn(fmt.Sprintf("/proc/%d/ns/net", pid))
 		done <- answer{all, err}
 	}()
@@ -42,15 +39,34 @@ func readUnix(pid int) (map[uint64]Unix, error) {
 	return a.all, a.err
 }
 
+// unixIn asks on a thread that is in a network namespace and comes back: a program's
+// first thread does not end with its goroutine, and would keep the namespace.
 func unixIn(namespace string) (map[uint64]Unix, error) {
 	ns, err := os.Open(namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.Close()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	runtime.LockOSThread()
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("entering the network namespace: %w", err)
 	}
+	all, err := askUnix()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		// The thread stays locked, so that it ends with the goroutine.
+		return nil, errors.Join(err, fmt.Errorf("leaving the network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return all, err
+}
+
+func askUnix() (map[uint64]Unix, error) {
 	sk, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("asking for local sockets: %w", err)

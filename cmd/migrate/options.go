@@ -24,6 +24,7 @@ func bindOptions(f *pflag.FlagSet, o *migrate.Options) {
 	f.DurationVar(&o.FreezeTimeout, "freeze-timeout", o.FreezeTimeout, "roll back if the workload is frozen longer than this")
 	f.DurationVar(&o.CommitTimeout, "commit-timeout", o.CommitTimeout, "how long to ask a target that falls silent after the commit before saying \"in doubt\"")
 	f.Var((*sizeFlag)(&o.GhostLimit), "ghost-limit", "largest deleted file that is carried along while open")
+	f.Var((*pairsFlag)(&o.MapBridge), "map-bridge", "the source's bridge OLD is called NEW on the target, or what a macvlan is on; may be repeated")
 	f.StringVar(&o.RuntimeRoot, "runtime-root", "", "`directory` where the container runtime keeps its state, on both hosts (default the runtime's own)")
 	f.BoolVar(&o.FileLocks, "file-locks", o.FileLocks, "carry file locks along")
 }
