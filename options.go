@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 )
@@ -92,6 +93,8 @@ type Options struct {
 	DeltaCache        int64         `json:"delta-cache"`         // bytes kept of what was sent, to send differences; 0 takes a share of free memory, below 0 is none
 	Streams           int           `json:"streams"`             // for pages, 1 to 4; default 2
 	Restore           RestoreMode   `json:"restore"`             // default "auto"
+	Sync              []string      `json:"sync,omitempty"`      // directories that go with the workload, by absolute path, and take the place of what the target has there
+	ShipImage         bool          `json:"ship-image"`          // send lower layers of a container's root file system that the target lacks
 	RuntimeRoot       string        `json:"runtime-root"`        // directory of a container runtime's state, on both hosts; default the runtime's own
 }
 
@@ -132,11 +135,22 @@ func (o Options) Validate() error {
 		o.AutoConverge.Validate(),
 		within("streams", o.Streams, 1, MaxStreams),
 		oneOf("restore", o.Restore, RestoreAuto, RestoreEager, RestoreLazy),
+		absolute("sync", o.Sync),
 	)
 }
 
 // MaxStreams is how many streams pages may take at once.
 const MaxStreams = 4
+
+// absolute accepts clean paths of directories other than the root.
+func absolute(name string, paths []string) error {
+	for _, p := range paths {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return fmt.Errorf("%s: %q is not an absolute path of a directory below /", name, p)
+		}
+	}
+	return nil
+}
 
 func within(name string, v, low, high int) error {
 	if v < low || v > high {

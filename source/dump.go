@@ -82,6 +82,7 @@ type dump struct {
 	round   int
 	beside  errgroup.Group // what is done while CRIU dumps
 	frozen  migrate.Workload
+	again   bool          // something changed under the final pass over the files
 	tree    chan lookedAt // what is known once the tree is frozen: from examine, and from stop
 }
 
@@ -219,6 +220,7 @@ func (d *dump) freeze(ctx context.Context) error {
 		d.tree <- lookedAt{tree, err}
 		return err
 	})
+	d.beside.Go(func() error { return d.finalPass(ctx) })
 	d.beside.Go(func() (err error) {
 		d.frozen, err = d.describe()
 		return err
@@ -267,6 +269,10 @@ func (d *dump) ship(ctx context.Context) error {
 	if err := d.beside.Wait(); err != nil {
 		return err
 	}
+	trees, err := d.endFiles(ctx)
+	if err != nil {
+		return err
+	}
 	images, err := d.shipImages(ctx)
 	if err != nil {
 		return err
@@ -292,7 +298,7 @@ func (d *dump) ship(ctx context.Context) error {
 	between := d.diff.After(time.Since(d.compared))
 	return d.session.Send(ctx, transport.Restore{
 		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(),
-		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime),
+		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime), Trees: trees,
 	})
 }
 

@@ -48,6 +48,10 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	if err != nil {
 		return migrate.Check{}, err
 	}
+	missing, left, err := v.findFiles(ctx)
+	if err != nil {
+		return migrate.Check{}, err
+	}
 	offer, unusable, err := v.offer(ctx, only)
 	if err != nil {
 		return migrate.Check{}, err
@@ -61,7 +65,9 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	}
 	check := answer.Check
 	check.Source = offer.Host
-	check.Blockers = slices.Concat(v.local(findings), unusable, check.Blockers)
+	check.Files = v.fileReport()
+	check.Blockers = slices.Concat(v.local(findings), unusable, missing, check.Blockers)
+	check.Warnings = append(check.Warnings, left...)
 	v.peer = check.Target
 	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
@@ -135,6 +141,7 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 	if v.container != nil {
 		o.Config = v.container.Config
 	}
+	o.Trees = v.offeredTrees()
 	return o, unusable, nil
 }
 

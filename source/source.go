@@ -140,6 +140,7 @@ type move struct {
 	super       *supervisor.Client // nil for a process nobody supervises
 	facts       migrate.Workload
 	container   *oci.Container // nil for a workload that is none
+	trees       []*tree        // its files, as far as not every host has them
 	peer        migrate.Host
 	group       *cgroup.Group
 	placement   *cgroup.Placement // nil when the tree had the group to itself

@@ -35,7 +35,7 @@ func TestFlagsHaveTheDefaults(t *testing.T) {
 	if err := cmd.ParseFlags(nil); err != nil {
 		t.Fatal(err)
 	}
-	if want := (migrate.Options{}).WithDefaults(); o.move != want {
+	if want := (migrate.Options{}).WithDefaults(); !reflect.DeepEqual(o.move, want) {
 		t.Errorf("got %+v, want %+v", o.move, want)
 	}
 }
