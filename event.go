@@ -16,8 +16,10 @@ type Event struct {
 type Progress struct {
 	Phase       Phase   `json:"phase"`
 	Round       int     `json:"round"`
-	Done        uint64  `json:"done-bytes"`  // of memory, this round
-	Total       uint64  `json:"total-bytes"` // of memory, this round
+	Done        uint64  `json:"done-bytes"`                 // of memory, this round
+	Total       uint64  `json:"total-bytes"`                // of memory, this round
+	Files       uint64  `json:"file-bytes,omitempty"`       // of content of files looked at in this pass
+	FilesTotal  uint64  `json:"file-total-bytes,omitempty"` // about all of this pass; 0 if no files are sent
 	Transferred uint64  `json:"transferred-bytes"`
 	Mbps        float64 `json:"mbps"`
 	DirtyRate   uint64  `json:"dirty-bytes-per-second"`

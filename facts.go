@@ -112,6 +112,7 @@ func (f Finding) String() string {
 type Check struct {
 	Source   Host      `json:"source"`
 	Target   Host      `json:"target"`
+	Files    []Tree    `json:"files,omitempty"` // that the workload uses, and what would be done about each
 	Blockers []Finding `json:"blockers"`
 	Warnings []Finding `json:"warnings"`
 }

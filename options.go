@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -96,7 +97,9 @@ type Options struct {
 	// MapBridge says which links of the source's host have another name on the
 	// target: bridges, and what macvlan and ipvlan links are on.
 	MapBridge   map[string]string `json:"map-bridge,omitempty"`
-	RuntimeRoot string            `json:"runtime-root"` // directory of a container runtime's state, on both hosts; default the runtime's own
+	Sync        []string          `json:"sync,omitempty"` // directories that go with the workload, by absolute path, and take the place of what the target has there
+	ShipImage   bool              `json:"ship-image"`     // send lower layers of a container's root file system that the target lacks
+	RuntimeRoot string            `json:"runtime-root"`   // directory of a container runtime's state, on both hosts; default the runtime's own
 }
 
 // WithDefaults returns o with every unset field at its default.
@@ -137,11 +140,22 @@ func (o Options) Validate() error {
 		within("streams", o.Streams, 1, MaxStreams),
 		oneOf("restore", o.Restore, RestoreAuto, RestoreEager, RestoreLazy),
 		linkNames("map-bridge", o.MapBridge),
+		absolute("sync", o.Sync),
 	)
 }
 
 // MaxStreams is how many streams pages may take at once.
 const MaxStreams = 4
+
+// absolute accepts clean paths of directories other than the root.
+func absolute(name string, paths []string) error {
+	for _, p := range paths {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return fmt.Errorf("%s: %q is not an absolute path of a directory below /", name, p)
+		}
+	}
+	return nil
+}
 
 func within(name string, v, low, high int) error {
 	if v < low || v > high {

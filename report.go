@@ -36,32 +36,35 @@ type Millis time.Duration
 // Report is the result of one move. Field names follow QEMU's where it has
 // them; docs/json.md is the contract, and golden tests hold it.
 type Report struct {
-	Type        string        `json:"type"` // always "result"
-	ID          ID            `json:"id"`
-	Workload    string        `json:"workload"` // KIND:ID as asked for
-	SourceHost  string        `json:"source"`
-	TargetHost  string        `json:"target"`
-	Status      Status        `json:"status"`
-	Owner       Owner         `json:"owner"`
-	Started     time.Time     `json:"started"`
-	TotalTime   Millis        `json:"total-time-ms"`
-	Downtime    Millis        `json:"downtime-ms"`    // freeze on the source to resume on the target
-	FrozenTime  Millis        `json:"frozen-time-ms"` // freeze to kill, or to thaw, on the source
-	Transferred uint64        `json:"transferred-bytes"`
-	MemoryBytes uint64        `json:"memory-bytes"`
-	Tracker     Tracker       `json:"tracker"`
-	TrackerWhy  string        `json:"tracker-reason,omitempty"` // why not a better one
-	Expected    Millis        `json:"expected-downtime-ms"`     // as predicted just before the freeze
-	Restore     RestoreMode   `json:"restore"`                  // what the target did: "eager" or "lazy"; "" if it did not get so far
-	Throttle    int           `json:"throttle-percentage"`      // the most that the workload was slowed by
-	Verified    uint64        `json:"verified-pages"`           // compared while frozen; 0 without --verify
-	Redials     int           `json:"redials"`                  // broken links that were taken up again
-	Rounds      []Round       `json:"rounds"`
-	Clock       Clock         `json:"clock"`
-	Phases      []PhaseTiming `json:"phases"`
-	Warnings    []Finding     `json:"warnings"`
-	Blockers    []Finding     `json:"blockers"`
-	Error       *Failure      `json:"error,omitempty"`
+	Type          string        `json:"type"` // always "result"
+	ID            ID            `json:"id"`
+	Workload      string        `json:"workload"` // KIND:ID as asked for
+	SourceHost    string        `json:"source"`
+	TargetHost    string        `json:"target"`
+	Status        Status        `json:"status"`
+	Owner         Owner         `json:"owner"`
+	Started       time.Time     `json:"started"`
+	TotalTime     Millis        `json:"total-time-ms"`
+	Downtime      Millis        `json:"downtime-ms"`    // freeze on the source to resume on the target
+	FrozenTime    Millis        `json:"frozen-time-ms"` // freeze to kill, or to thaw, on the source
+	Transferred   uint64        `json:"transferred-bytes"`
+	MemoryBytes   uint64        `json:"memory-bytes"`
+	Tracker       Tracker       `json:"tracker"`
+	TrackerWhy    string        `json:"tracker-reason,omitempty"` // why not a better one
+	Expected      Millis        `json:"expected-downtime-ms"`     // as predicted just before the freeze
+	Restore       RestoreMode   `json:"restore"`                  // what the target did: "eager" or "lazy"; "" if it did not get so far
+	Throttle      int           `json:"throttle-percentage"`      // the most that the workload was slowed by
+	Verified      uint64        `json:"verified-pages"`           // compared while frozen; 0 without --verify
+	Redials       int           `json:"redials"`                  // broken links that were taken up again
+	Rounds        []Round       `json:"rounds"`
+	Files         []Tree        `json:"files,omitempty"`          // that the workload uses beside those that every host has
+	FileBytes     int64         `json:"file-bytes,omitempty"`     // of content of files, sent in all passes
+	VerifiedFiles int64         `json:"verified-files,omitempty"` // names in trees that were compared while frozen; 0 without --verify
+	Clock         Clock         `json:"clock"`
+	Phases        []PhaseTiming `json:"phases"`
+	Warnings      []Finding     `json:"warnings"`
+	Blockers      []Finding     `json:"blockers"`
+	Error         *Failure      `json:"error,omitempty"`
 }
 
 // Round is one pass over memory. The last one is the stop-and-copy.

@@ -36,6 +36,10 @@ type Record struct {
 	ImagesDir  string                `json:"images-dir,omitempty"`
 	Network    json.RawMessage       `json:"network,omitempty"` // of its own, that moves along: what tells how to unlock, release or remove it
 	Made       []string              `json:"made,omitempty"`    // files and directories that were made for the workload on the target, in the order to remove them
+	Places     []string              `json:"places,omitempty"`  // of file trees that are staged on the target; see rootfs.Place
+	Hollow     string                `json:"hollow,omitempty"`  // a directory made there for a runtime to look at, which holds nothing of worth
+	Scratch    string                `json:"scratch,omitempty"` // the work directory of an overlay, made there
+	Leave      []string              `json:"leave,omitempty"`   // directories of the source to be removed after the commit, as the target has them
 	StoreDir   string                `json:"store-dir,omitempty"`
 	Supervisor string                `json:"supervisor,omitempty"` // socket of the workload's supervisor
 

@@ -76,6 +76,7 @@ func (v *move) journalContainer(r *journal.Record) {
 	if root := v.container.RootFS; root.Kind == migrate.RootOverlay {
 		r.Overlay = root.Path
 	}
+	r.Leave = v.leaves()
 }
 
 // containerOptions adds what a dump has to be told about a container: what its
@@ -107,5 +108,5 @@ func removeContainer(ctx context.Context, rec journal.Record) error {
 	if err != nil {
 		return fmt.Errorf("remove the container on the source: %w", err)
 	}
-	return nil
+	return removeLeaves(rec.Leave)
 }

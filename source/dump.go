@@ -84,6 +84,7 @@ type dump struct {
 	beside  errgroup.Group // what is done while CRIU dumps
 	frozen  migrate.Workload
 	network json.RawMessage // as it is frozen; nil if none moves
+	again   bool            // something changed under the final pass over the files
 	tree    chan lookedAt   // what is known once the tree is frozen: from examine, and from stop
 }
 
@@ -223,6 +224,7 @@ func (d *dump) freeze(ctx context.Context) error {
 		d.tree <- lookedAt{tree, err}
 		return err
 	})
+	d.beside.Go(func() error { return d.finalPass(ctx) })
 	d.beside.Go(func() (err error) {
 		d.frozen, err = d.describe()
 		return err
@@ -275,6 +277,10 @@ func (d *dump) ship(ctx context.Context) error {
 	if err := d.beside.Wait(); err != nil {
 		return err
 	}
+	trees, err := d.endFiles(ctx)
+	if err != nil {
+		return err
+	}
 	images, err := d.shipImages(ctx)
 	if err != nil {
 		return err
@@ -300,7 +306,7 @@ func (d *dump) ship(ctx context.Context) error {
 	between := d.diff.After(time.Since(d.compared))
 	return d.session.Send(ctx, transport.Restore{
 		Images: images, Workload: d.facts, FrozenAt: d.frozenAt, Timens: d.hasTimens(), Network: d.network,
-		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime),
+		Monotonic: bounds(between.Monotonic), Boottime: bounds(between.Boottime), Trees: trees,
 	})
 }
 

@@ -17,11 +17,13 @@ type events struct {
 	mu      sync.Mutex
 	now     migrate.Progress
 	done    atomic.Uint64 // bytes of memory handled in this round
-	wire    func() uint64
-	begun   time.Time // of the round
-	base    uint64    // wire bytes at its begin
-	stop    chan struct{}
-	ended   sync.WaitGroup
+
+	fileBytes atomic.Uint64 // sent in this pass over the files
+	wire      func() uint64
+	begun     time.Time // of the round
+	base      uint64    // wire bytes at its begin
+	stop      chan struct{}
+	ended     sync.WaitGroup
 }
 
 // tick is the distance of progress events.
@@ -43,7 +45,7 @@ func (e *events) tick() {
 		select {
 		case <-t.C:
 			p := e.progress()
-			if p.Total > 0 {
+			if p.Total > 0 || p.FilesTotal > 0 {
 				e.send(migrate.Event{Type: "progress", Progress: &p})
 			}
 		case <-e.stop:
@@ -82,6 +84,14 @@ func (e *events) round(n int, total uint64) {
 	e.begun, e.base = time.Now(), e.wire()
 }
 
+// files begins a pass over about total bytes of files.
+func (e *events) files(total uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fileBytes.Store(0)
+	e.now.FilesTotal = total
+}
+
 // changed notes what the last round found.
 func (e *events) changed(r migrate.Round) {
 	e.mu.Lock()
@@ -101,7 +111,7 @@ func (e *events) progress() migrate.Progress {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.now
-	p.Done, p.Transferred = e.done.Load(), e.wire()
+	p.Done, p.Transferred, p.Files = e.done.Load(), e.wire(), e.fileBytes.Load()
 	p.Elapsed = migrate.Millis(time.Since(e.started))
 	if spent := time.Since(e.begun); !e.begun.IsZero() && spent > 0 {
 		p.Mbps = mbps(p.Transferred-e.base, spent)

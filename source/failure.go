@@ -7,6 +7,7 @@ import (
 
 	"migrate"
 	"migrate/internal/hostinfo"
+	"migrate/rootfs"
 	"migrate/transport"
 	"migrate/workload"
 )
@@ -38,6 +39,10 @@ func Failure(err error) migrate.Failure {
 		return migrate.Failure{What: errTimeout.Error(), Advice: "allow more with --timeout, or raise --bandwidth"}
 	case errors.Is(err, errFreezeTimeout):
 		return migrate.Failure{What: errFreezeTimeout.Error(), Advice: "allow more with --freeze-timeout, or move when the workload writes less"}
+	case errors.Is(err, rootfs.ErrChanging):
+		return migrate.Failure{What: "something else than the workload writes to its files", Cause: err.Error(), Advice: "stop it, then move again"}
+	case errors.Is(err, rootfs.ErrMount):
+		return migrate.Failure{What: "the workload's files cannot be sent", Cause: err.Error(), Advice: "unmount it, then move again"}
 	}
 	if f, own := migrate.FailureOf(err); own {
 		return f

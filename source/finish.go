@@ -72,6 +72,7 @@ func (v *move) conclude(err error) *migrate.Report {
 	if v.session != nil {
 		r.Transferred = v.wire()
 	}
+	r.Files = v.fileReport()
 	r.TotalTime = migrate.Millis(time.Since(r.Started))
 	v.watch.Stop()
 	r.Phases = v.watch.Timings()

@@ -36,12 +36,13 @@ func (v *move) wire() uint64 {
 // an Abort is seen while the move is busy elsewhere.
 type inbox struct {
 	messages chan transport.Message
-	err      error // valid once messages is closed
+	passes   chan transport.PassAck // apart, as they come beside the others
+	err      error                  // valid once messages is closed
 }
 
 // receive calls lost when the session breaks and abort when the target gives up.
 func receive(ctx context.Context, s *transport.Session, lost, abort context.CancelCauseFunc) *inbox {
-	in := &inbox{messages: make(chan transport.Message, 16)}
+	in := &inbox{messages: make(chan transport.Message, 16), passes: make(chan transport.PassAck, transport.MaxTrees)}
 	ctx = context.WithoutCancel(ctx) // the answer to a commit is read whatever happens; closing the session ends it
 	go func() {
 		defer close(in.messages)
@@ -54,6 +55,10 @@ func receive(ctx context.Context, s *transport.Session, lost, abort context.Canc
 				}
 				return
 			}
+			if p, ok := m.(transport.PassAck); ok {
+				in.takePass(p)
+				continue
+			}
 			in.messages <- m
 			if a, ok := m.(transport.Abort); ok {
 				abort(&transport.AbortError{Reason: a.Failure})
@@ -61,6 +66,15 @@ func receive(ctx context.Context, s *transport.Session, lost, abort context.Canc
 		}
 	}()
 	return in
+}
+
+// takePass hands on that a pass is applied. A target that says so more often than
+// there are trees is not listened to.
+func (in *inbox) takePass(p transport.PassAck) {
+	select {
+	case in.passes <- p:
+	default:
+	}
 }
 
 // awaitReason waits for the target's own words when all that has come of them

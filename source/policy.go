@@ -31,7 +31,7 @@ func (v *move) decideNext(ctx context.Context, r migrate.Round) (done bool, err 
 	v.log.Info("policy", "decision", decision, "why", why)
 	switch decision {
 	case predump.Freeze:
-		return true, nil
+		return !v.ahead(), nil
 	case predump.Cancel:
 		return true, &notConverging{why}
 	case predump.Throttle:

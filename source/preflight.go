@@ -52,6 +52,10 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	if err != nil {
 		return migrate.Check{}, err
 	}
+	missing, left, err := v.findFiles(ctx)
+	if err != nil {
+		return migrate.Check{}, err
+	}
 	offer, unusable, err := v.offer(ctx, only)
 	if err != nil {
 		return migrate.Check{}, err
@@ -65,8 +69,9 @@ func (v *move) compare(ctx context.Context, only bool) (migrate.Check, error) {
 	}
 	check := answer.Check
 	check.Source = offer.Host
-	check.Blockers = slices.Concat(v.local(findings), net.Blockers, unusable, check.Blockers)
-	check.Warnings = append(net.Warnings, check.Warnings...)
+	check.Files = v.fileReport()
+	check.Blockers = slices.Concat(v.local(findings), net.Blockers, unusable, missing, check.Blockers)
+	check.Warnings = slices.Concat(net.Warnings, check.Warnings, left)
 	v.peer = check.Target
 	v.report.SourceHost, v.report.TargetHost = check.Source.Name, check.Target.Name
 	v.report.Blockers = append(v.report.Blockers, check.Blockers...)
@@ -140,6 +145,7 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 	if v.container != nil {
 		o.Config = v.container.Config
 	}
+	o.Trees = v.offeredTrees()
 	o.Network, err = v.net.encoded()
 	return o, unusable, err
 }

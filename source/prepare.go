@@ -41,6 +41,9 @@ func (v *move) prepare(ctx context.Context) error {
 	if v.prepared, err = expect[transport.Prepared](ctx, v.inbox); err != nil {
 		return err
 	}
+	if err := v.openTrees(ctx); err != nil {
+		return err
+	}
 	v.images = filepath.Join(v.cfg.RunDir, "images", string(v.id))
 	if err := os.MkdirAll(v.images, 0o700); err != nil {
 		return err

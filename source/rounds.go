@@ -17,15 +17,18 @@ import (
 // preCopy copies memory while the workload runs, until the policy says that
 // another round would not make the last one shorter.
 func (v *move) preCopy(ctx context.Context) error {
-	if err := v.startTracker(); err != nil || v.tracker == nil {
+	if err := v.startTracker(); err != nil {
 		return err
+	}
+	if v.tracker == nil {
+		return v.preCopyFiles(ctx)
 	}
 	v.enter(migrate.PreCopy)
 	if err := v.entry.Step(migrate.PreCopy, nil); err != nil {
 		return err
 	}
 	for n := 1; ; n++ {
-		r, err := v.round(v.linked, n)
+		r, err := v.roundWithFiles(v.linked, n)
 		if transport.Broken(err) && context.Cause(v.ctx) == nil {
 			if n, err = v.resume(n, err); err != nil {
 				return err
@@ -50,6 +53,9 @@ func (v *move) resume(n int, why error) (int, error) {
 	}
 	if got.Round != n && got.Round != n-1 {
 		return 0, fmt.Errorf("the target says that it has %d rounds, of %d begun", got.Round, n)
+	}
+	if err := v.settleTrees(got.Trees); err != nil {
+		return 0, err
 	}
 	v.path.Forget()
 	if got.Round < n && v.sending != nil {

@@ -141,6 +141,7 @@ type move struct {
 	facts       migrate.Workload
 	container   *oci.Container // nil for a workload that is none
 	net         *netns         // nil if no network namespace moves
+	trees       []*tree        // its files, as far as not every host has them
 	peer        migrate.Host
 	group       *cgroup.Group
 	placement   *cgroup.Placement // nil when the tree had the group to itself

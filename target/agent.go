@@ -207,6 +207,8 @@ func (a *Agent) dispatch(ctx context.Context, s *transport.Session, m transport.
 		return a.receive(ctx, s, m)
 	case transport.Resume:
 		return a.resume(ctx, s, m)
+	case transport.Look:
+		return a.look(ctx, s, m)
 	case transport.ClockPing:
 		return pong(ctx, s, m)
 	case transport.Ask:

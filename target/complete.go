@@ -44,7 +44,7 @@ func (r *receiver) awaitFill(ctx context.Context) *migrate.Failure {
 // cleanUp drops the store behind a workload that runs, or was lost after it
 // ran: the source has no copy any more.
 func (r *receiver) cleanUp(lost *migrate.Failure) error {
-	if err := r.dropStore(); err != nil {
+	if err := errors.Join(r.dropStore(), r.finishTrees()); err != nil {
 		return err
 	}
 	return r.entry.Step(migrate.Done, func(j *journal.Record) { j.Status, j.Reason = migrate.StatusCompleted, lost })

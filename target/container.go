@@ -52,7 +52,7 @@ func (r *receiver) installBundle() error {
 		return nil // the same, says preflight
 	}
 	made := append([]string{path}, missing(dir)...)
-	if err := r.entry.Update(func(j *journal.Record) { j.Made = made }); err != nil {
+	if err := r.entry.Update(func(j *journal.Record) { j.Made = append(made, j.Made...) }); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {

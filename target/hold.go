@@ -282,6 +282,9 @@ func (r *receiver) discard(ctx context.Context, cause error) error {
 	if err := r.dropStore(); err != nil {
 		return err
 	}
+	if err := r.discardTrees(); err != nil {
+		return err
+	}
 	r.removeMade()
 	return r.entry.Step(migrate.RolledBack, func(j *journal.Record) {
 		f, _ := migrate.FailureOf(cause)

@@ -24,6 +24,7 @@ type intake struct {
 	session *transport.Session
 	rounds  *rounds
 	files   chan transport.StreamDigest
+	trees   []*staging
 	work    sync.WaitGroup
 
 	storing sync.Mutex // holds the store, whatever a peer sends at once
@@ -34,7 +35,7 @@ func (r *receiver) startIntake(ctx context.Context, s *transport.Session) *intak
 	ctx, cancel := context.WithCancelCause(ctx)
 	in := &intake{
 		ctx: ctx, cancel: cancel, store: r.store, session: s, rounds: r.rounds,
-		files: make(chan transport.StreamDigest, 1),
+		files: make(chan transport.StreamDigest, 1), trees: r.trees,
 	}
 	in.work.Go(in.accept)
 	return in
@@ -68,6 +69,8 @@ func (in *intake) take(st transport.Stream) error {
 		return in.takePages(st)
 	case *transport.FileReader:
 		return in.takeFiles(st)
+	case *transport.TreeReader:
+		return in.takeTree(st)
 	}
 	return fmt.Errorf("unexpected %T", st)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -267,7 +268,7 @@ func TestStreams(t *testing.T) {
 			if err := b.end(s); !isAborted(err) {
 				t.Fatal(err)
 			}
-			if got, want := b.stored(0x1000, 0x2000, 0x3000, 0x4000), "0x1000=199 0x2000=199 0x3000=199 0x4000=199"; got != want {
+			if got, want := b.stored(0x1000, 0x2000, 0x3000, 0x4000), "0x1000=199 0x2000=199 0x3000=199 0x4000=199"; !reflect.DeepEqual(got, want) {
 				t.Errorf("stored %s, want %s", got, want)
 			}
 		})
@@ -424,7 +425,7 @@ func TestResume(t *testing.T) {
 			}
 			s = b.dial("source", b.address())
 			got, err := transport.Call[transport.Resumed](t.Context(), s, transport.Resume{ID: b.r.id})
-			if want := (transport.Resumed{Round: 1, Seq: 2}); err != nil || got != want {
+			if want := (transport.Resumed{Round: 1, Seq: 2}); err != nil || !reflect.DeepEqual(got, want) {
 				t.Fatalf("Resumed = %+v, %v; want %+v", got, err, want)
 			}
 			r = openRound(t, s, 2, 3)

@@ -48,6 +48,15 @@ func (a *Agent) check(ctx context.Context, o transport.Offer) (migrate.Check, er
 	if w.Container != nil && w.Container.RootFS.Kind == migrate.RootOverlay {
 		w.Files = nil // where they are is not mounted yet
 	}
+	w.Files = slices.DeleteFunc(slices.Clone(w.Files), func(f migrate.File) bool { return comes(o, f.Path) })
+	files, err := a.treeFindings(ctx, o)
+	if err != nil {
+		return c, err
+	}
+	c.Blockers = append(c.Blockers, files...)
+	if f := rootMounted(o); f != nil {
+		c.Blockers = append(c.Blockers, *f)
+	}
 	c.Blockers = append(c.Blockers, workload.TargetFindings(w, workload.TargetChecks{
 		NameTaken:    func(name string) bool { return workload.NameTaken(a.cfg.StateDir, name) },
 		CompareFiles: rootfs.Compare,

@@ -36,6 +36,7 @@ type receiver struct {
 	reserved uint64
 	mode     migrate.RestoreMode // eager or lazy
 	rounds   *rounds
+	trees    []*staging // files that come too
 	clock    migrate.Clock
 	verdicts chan verdict
 	finished chan struct{} // the source said that its copy is gone
@@ -56,7 +57,7 @@ func (a *Agent) receive(ctx context.Context, s *transport.Session, o transport.O
 	if _, err := migrate.ParseID(string(o.ID)); err != nil {
 		return err
 	}
-	if err := errors.Join(workload.ValidName(o.Workload.Name), workload.ValidLabels(o.Workload.Labels), o.Options.Validate(), validContainer(o)); err != nil {
+	if err := errors.Join(workload.ValidName(o.Workload.Name), workload.ValidLabels(o.Workload.Labels), o.Options.Validate(), validContainer(o), a.validTrees(o)); err != nil {
 		return err
 	}
 	if !o.CheckOnly {
@@ -168,7 +169,7 @@ func (r *receiver) toHeld(ctx context.Context, s *transport.Session) (*transport
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.Send(ctx, r.costs.prepared(r.mode)); err != nil && !r.resumable(err) {
+	if err := r.sayPrepared(ctx, s); err != nil && !r.resumable(err) {
 		return nil, err
 	}
 	return r.takeUntilVote(ctx, s)
@@ -281,6 +282,9 @@ func (r *receiver) prepare(ctx context.Context) error {
 	if err := r.prepareNetwork(); err != nil {
 		return err
 	}
+	if err := r.openTrees(); err != nil {
+		return err
+	}
 	r.super, err = supervisor.Start(ctx, supervisor.StartConfig{
 		Name: w.Name, StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Program: r.cfg.Program,
 		AvoidPIDs: supervisor.PIDs(w), Logger: r.log,
@@ -358,6 +362,10 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	if err := r.entry.Step(migrate.Restore, nil); err != nil {
 		return err
 	}
+	if err := r.commitTrees(ctx, m.Trees); err != nil {
+		return err
+	}
+	synced := r.syncTrees()
 	held, err := r.super.Restore(ctx, supervisor.RestoreSpec{
 		Migration: r.id, Name: r.offer.Workload.Name, Workload: m.Workload,
 		ImagesDir: r.store.Images(), Options: r.offer.Options,
@@ -367,6 +375,9 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	})
 	if err != nil {
 		return err
+	}
+	if err := synced(); err != nil {
+		return &filesError{err}
 	}
 	r.clock = held.Clock
 	if err := r.label(held.PID); err != nil {

@@ -18,7 +18,7 @@ type Request struct {
 // permit tells whether a peer may ask for what a message asks.
 func (a *Agent) permit(peer string, m transport.Message) error {
 	switch m.(type) {
-	case transport.Offer:
+	case transport.Offer, transport.Look:
 		if !allowed(a.cfg.Allow, peer) {
 			return &forbidden{peer, "--allow"}
 		}

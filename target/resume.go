@@ -147,6 +147,7 @@ func (r *receiver) awaitSession(ctx context.Context, cause error) (*transport.Se
 	} else if begun {
 		stored.Seq = 0 // what was listed may be gone
 	}
+	stored.Trees = r.treesAt()
 	r.log.Warn("the link to the source broke: waiting for it", "migration", r.id, "cause", cause)
 	s, err := r.missSource(ctx, cause)
 	if err != nil {

@@ -37,6 +37,9 @@ var messages = map[FrameType]func([]byte) (Message, error){
 	FrameStatusReply: decode[StatusReply],
 	FrameResume:      decode[Resume],
 	FrameResumed:     decode[Resumed],
+	FrameLook:        decode[Look],
+	FrameLooked:      decode[Looked],
+	FramePassAck:     decode[PassAck],
 	FrameDescribe:    decode[Describe],
 	FrameDescription: decode[Description],
 	FrameReserve:     decode[Reserve],
@@ -74,8 +77,10 @@ func (m Reserve) validate() error { return validID(m.Drain) }
 func (m Cordon) validate() error { return orNone(m.Drain) }
 
 func (m Describe) validate() error { return orNone(m.Drain) }
-func (m Offer) validate() error    { return errors.Join(validID(m.ID), orNone(m.Drain)) }
-func (m Drive) validate() error    { return errors.Join(orNone(m.ID), orNone(m.Drain)) }
+func (m Offer) validate() error {
+	return errors.Join(validID(m.ID), orNone(m.Drain), fewTrees(len(m.Trees)))
+}
+func (m Drive) validate() error { return errors.Join(orNone(m.ID), orNone(m.Drain)) }
 
 // orNone accepts an ID, and none.
 func orNone(id migrate.ID) error {

@@ -37,6 +37,9 @@ const (
 	FrameStatusReply FrameType = 0x18
 	FrameResume      FrameType = 0x19
 	FrameResumed     FrameType = 0x1a
+	FrameLook        FrameType = 0x1b
+	FrameLooked      FrameType = 0x1c
+	FramePassAck     FrameType = 0x1d
 )
 
 // Frames of the control stream for those who plan and operate, since version 2.
@@ -57,6 +60,7 @@ const (
 var since = map[FrameType]uint16{
 	FrameDescribe: 2, FrameDescription: 2, FrameReserve: 2, FrameReserved: 2, FrameCordon: 2, FrameCordoned: 2,
 	FrameChange: 2, FrameChanged: 2, FrameStop: 2, FrameStopped: 2,
+	FrameLook: 2, FrameLooked: 2, FramePassAck: 2, FrameTreeStart: 2,
 }
 
 // spoken reports whether a frame exists in a version of the protocol.
@@ -70,6 +74,7 @@ const (
 	FrameFileHeader FrameType = 0x43
 	FrameFileData   FrameType = 0x44
 	FrameStreamEnd  FrameType = 0x45
+	FrameTreeStart  FrameType = 0x46
 )
 
 var frameNames = map[FrameType]string{
@@ -79,12 +84,13 @@ var frameNames = map[FrameType]string{
 	FrameRefused: "Refused", FrameFinished: "Finished", FrameAbort: "Abort", FrameAsk: "Ask",
 	FrameState: "State", FrameVerdict: "Verdict", FrameVerdictDone: "VerdictDone", FrameDrive: "Drive",
 	FrameProgress: "Progress", FrameCancel: "Cancel", FrameStatus: "Status", FrameStatusReply: "StatusReply",
-	FrameResume: "Resume", FrameResumed: "Resumed",
+	FrameResume: "Resume", FrameResumed: "Resumed", FrameLook: "Look", FrameLooked: "Looked", FramePassAck: "PassAck",
 	FrameDescribe: "Describe", FrameDescription: "Description", FrameReserve: "Reserve", FrameReserved: "Reserved",
 	FrameCordon: "Cordon", FrameCordoned: "Cordoned", FrameChange: "Change", FrameChanged: "Changed",
 	FrameStop: "Stop", FrameStopped: "Stopped",
 	FramePagesStart: "PagesStart", FrameBatch: "Batch", FrameFilesStart: "FilesStart",
 	FrameFileHeader: "FileHeader", FrameFileData: "FileData", FrameStreamEnd: "StreamEnd",
+	FrameTreeStart: "TreeStart",
 }
 
 // String returns the frame's name in docs/protocol.md.
@@ -154,6 +160,8 @@ func payloadLimits(t FrameType) (low, high uint32, ok bool) {
 		return 1, MaxFileChunk, true
 	case FrameStreamEnd:
 		return endLen, endLen, true
+	case FrameTreeStart:
+		return treeHeadLen, treeHeadLen, true
 	}
 	_, ok = messages[t]
 	return 2, MaxControl, ok

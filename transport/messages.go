@@ -29,6 +29,7 @@ type Offer struct {
 	Drain     migrate.ID       `json:"drain,omitempty"`      // that the move is part of: its reservation is used
 	Config    []byte           `json:"config,omitempty"`     // content of a container's config.json
 	Network   json.RawMessage  `json:"network,omitempty"`    // network.Description of the workload's network namespace, if that moves
+	Trees     []Tree           `json:"trees,omitempty"`      // files beside those of every host
 }
 
 // Answer is the target's preflight.
@@ -46,6 +47,7 @@ type Prepare struct {
 type Prepared struct {
 	RestoreFixedNS  int64 `json:"restore-fixed-ns"`   // of any restore
 	RestorePerMiBNS int64 `json:"restore-per-mib-ns"` // more for each MiB of memory that is restored eagerly
+	Offers          []int `json:"offers,omitempty"`   // trees, by number, of which the target sends what it has in their place: a tree stream each, in this order
 	Lazy            bool  `json:"lazy"`               // the restore will be local-lazy: its cost does not grow with the memory
 }
 
@@ -101,6 +103,7 @@ type Restore struct {
 	Boottime  Bounds               `json:"boottime"`
 	Timens    bool                 `json:"timens"`            // the images hold a time namespace
 	Network   json.RawMessage      `json:"network,omitempty"` // as in Offer, and newer
+	Trees     []TreeEnd            `json:"trees,omitempty"`   // those that were sent
 }
 
 // Held is the target's yes vote: restored, not running, waiting.
@@ -201,8 +204,9 @@ type Resume struct {
 // round it dropped. The source sends what is missing in a new round, numbered
 // Round+1, whose Seq starts at 0.
 type Resumed struct {
-	Round int    `json:"round"`
-	Seq   uint64 `json:"seq"`
+	Round int      `json:"round"`
+	Seq   uint64   `json:"seq"`
+	Trees []TreeAt `json:"trees,omitempty"` // those that are sent
 }
 
 // Describe asks an agent for the state of its host.

@@ -68,6 +68,11 @@ type outgoing struct {
 }
 
 func (s *Session) openStream(ctx context.Context, start FrameType) (*outgoing, error) {
+	return s.openStreamBy(ctx, header{start, 0}.appendTo(nil))
+}
+
+// openStreamBy opens a stream whose first frame is start.
+func (s *Session) openStreamBy(ctx context.Context, start []byte) (*outgoing, error) {
 	q, err := s.conn.OpenUniStreamSync(ctx)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("opening a stream: %w", context.Cause(ctx))
@@ -76,7 +81,7 @@ func (s *Session) openStream(ctx context.Context, start FrameType) (*outgoing, e
 		return nil, fmt.Errorf("opening a stream: %w", translate(err))
 	}
 	o := &outgoing{s: s, q: q, tally: newTally()}
-	return o, o.write(ctx, header{start, 0}.appendTo(nil))
+	return o, o.write(ctx, start)
 }
 
 // write sends one frame, paced by the bandwidth cap. On an error the stream is
@@ -150,7 +155,8 @@ type incoming struct {
 	err error // the stream is lost, or at its end (io.EOF)
 }
 
-// Stream is a stream that the peer opened: a [*PageReader] or a [*FileReader].
+// Stream is a stream that the peer opened: a [*PageReader], a [*FileReader] or a
+// [*TreeReader].
 type Stream interface{ start() FrameType }
 
 // AcceptStream waits for the peer's next page or file stream.
@@ -167,11 +173,15 @@ func (s *Session) AcceptStream(ctx context.Context) (Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("accepting a stream: %w", err)
 	}
-	switch t := FrameType(frame[0]); t {
-	case FramePagesStart:
+	switch t := FrameType(frame[0]); {
+	case !t.spoken(s.version):
+		return nil, in.fail(fmt.Errorf("%w: stream starts with %v", ErrProtocol, t))
+	case t == FramePagesStart:
 		return &PageReader{incoming: in}, nil
-	case FrameFilesStart:
+	case t == FrameFilesStart:
 		return &FileReader{incoming: in, names: map[string]struct{}{}, left: s.maxFileBytes}, nil
+	case t == FrameTreeStart:
+		return &TreeReader{incoming: in, Tree: int(binary.BigEndian.Uint32(frame[headerLen:]))}, nil
 	default:
 		return nil, in.fail(fmt.Errorf("%w: stream starts with %v", ErrProtocol, t))
 	}

@@ -120,7 +120,7 @@ func (s *sourceSide) check(ctx context.Context, req source.Request) (*migrate.Re
 		Type: "result", ID: req.ID, Workload: req.Ref.String(), Started: time.Now(),
 		SourceHost: c.Source.Name, TargetHost: c.Target.Name, Status: migrate.StatusActive, Owner: migrate.OwnerSource,
 		Rounds: []migrate.Round{}, Phases: []migrate.PhaseTiming{},
-		Warnings: orEmpty(c.Warnings), Blockers: orEmpty(c.Blockers),
+		Files: c.Files, Warnings: orEmpty(c.Warnings), Blockers: orEmpty(c.Blockers),
 	}
 	if len(c.Blockers) > 0 {
 		r.Status = migrate.StatusBlocked

@@ -62,20 +62,20 @@ func (j job) check(ctx context.Context, a *app) (checkResult, error) {
 		if err != nil {
 			return checkResult{}, err
 		}
-		return newCheck(j, r.SourceHost, r.TargetHost, r.Blockers, r.Warnings), nil
+		return newCheck(j, r.SourceHost, r.TargetHost, r.Files, r.Blockers, r.Warnings), nil
 	}
 	mover, err := a.mover(j.opts.criu)
 	if err != nil {
 		return checkResult{}, err
 	}
 	c, err := mover.Check(ctx, source.Request{Ref: j.ref, Target: j.target, Options: j.opts.move})
-	return newCheck(j, c.Source.Name, c.Target.Name, c.Blockers, c.Warnings), err
+	return newCheck(j, c.Source.Name, c.Target.Name, c.Files, c.Blockers, c.Warnings), err
 }
 
-func newCheck(j job, src, dst string, blockers, warnings []migrate.Finding) checkResult {
+func newCheck(j job, src, dst string, files []migrate.Tree, blockers, warnings []migrate.Finding) checkResult {
 	return checkResult{
 		Type: "check", Workload: j.ref.String(), Source: src, Target: dst, Movable: len(blockers) == 0,
-		Blockers: orEmpty(blockers), Warnings: orEmpty(warnings),
+		Files: files, Blockers: orEmpty(blockers), Warnings: orEmpty(warnings),
 	}
 }
 

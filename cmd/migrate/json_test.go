@@ -36,6 +36,7 @@ func TestJSONDoc(t *testing.T) {
 	doc := documented(t)
 	for section, v := range map[string]any{
 		"event": migrate.Event{}, "progress": migrate.Progress{}, "result": migrate.Report{}, "round": migrate.Round{},
+		"tree": migrate.Tree{}, "pass": migrate.TreePass{},
 		"clock": migrate.Clock{}, "phase": migrate.PhaseTiming{}, "finding": migrate.Finding{}, "failure": migrate.Failure{},
 		"check": checkResult{}, "migration": statusRow{}, "history": historyRow{}, "outcome": outcomeRow{},
 		"workload": psRow{}, "certificate": certRow{}, "version": versionRow{}, "error": failureLine{}, "settings": settingsRow{}, "fill": fillRow{},

@@ -26,6 +26,8 @@ func bindOptions(f *pflag.FlagSet, o *migrate.Options) {
 	f.Var((*sizeFlag)(&o.GhostLimit), "ghost-limit", "largest deleted file that is carried along while open")
 	f.Var((*pairsFlag)(&o.MapBridge), "map-bridge", "the source's bridge OLD is called NEW on the target, or what a macvlan is on; may be repeated")
 	f.StringVar(&o.RuntimeRoot, "runtime-root", "", "`directory` where the container runtime keeps its state, on both hosts (default the runtime's own)")
+	f.StringArrayVar(&o.Sync, "sync", nil, "`directory` that goes with the workload, and takes the place of what the target has there; may be repeated")
+	f.BoolVar(&o.ShipImage, "ship-image", o.ShipImage, "send lower layers of a container's root file system that the target lacks")
 	f.BoolVar(&o.FileLocks, "file-locks", o.FileLocks, "carry file locks along")
 }
 

@@ -14,6 +14,7 @@ type checkResult struct {
 	Source   string            `json:"source"`
 	Target   string            `json:"target"`
 	Movable  bool              `json:"movable"`
+	Files    []migrate.Tree    `json:"files,omitempty"`
 	Blockers []migrate.Finding `json:"blockers"`
 	Warnings []migrate.Finding `json:"warnings"`
 }
@@ -27,6 +28,9 @@ func (p *textPrinter) check(c checkResult) {
 		hostOr(c.Source, "this host"), hostOr(c.Target, "the target"),
 		count(len(c.Blockers), "blocker"), count(len(c.Warnings), "warning"))))
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	for _, t := range c.Files {
+		fmt.Fprintf(w, "  files\t%s\t%s\n", t.Decision, plain(treeText(t)))
+	}
 	for _, group := range []struct {
 		word string
 		list []migrate.Finding

@@ -135,6 +135,7 @@ func (p *textPrinter) report(r *migrate.Report) {
 	p.facts(append(facts, manner(r)...))
 	p.phases(r.Phases)
 	p.rounds(r.Rounds)
+	p.files(r.Files)
 	p.section("warnings", r.Warnings)
 	p.section("blockers", r.Blockers)
 	if f := r.Error; f != nil {
@@ -155,8 +156,47 @@ func manner(r *migrate.Report) []fact {
 	add(r.Restore != "", "restore", "%s", restoreText(r.Restore))
 	add(r.Throttle > 0, "slowed", "by up to %d%% of its processor time (--auto-converge)", r.Throttle)
 	add(r.Verified > 0, "verified", "%d pages of the target compared with the frozen memory", r.Verified)
+	add(r.VerifiedFiles > 0, "verified", "%s of the target compared with those of the frozen workload", count(int(r.VerifiedFiles), "file"))
 	add(r.Redials > 0, "link", "lost and taken up again: %s", count(r.Redials, "time"))
 	return facts
+}
+
+// roles say what a file tree is to its workload.
+var roles = map[migrate.TreeRole]string{
+	migrate.TreeRoot: "root file system", migrate.TreeLayer: "lower layer", migrate.TreeMount: "mounted in the container", migrate.TreeSync: "--sync",
+}
+
+// treeText tells of a file tree what there is to know of it.
+func treeText(t migrate.Tree) string {
+	s := fmt.Sprintf("%s (%s)", t.Path, roles[t.Role])
+	if t.Decision == migrate.TreeShip {
+		s += fmt.Sprintf(": %s, %s", count(int(t.Entries), "name"), size(uint64(t.Bytes)))
+	}
+	if n := len(t.Passes); n > 0 {
+		last := t.Passes[n-1]
+		s += fmt.Sprintf("; %s, the last of %s with %s", counted(n, "pass", "passes"), duration(last.Duration), count(last.Changes, "change"))
+	}
+	return s
+}
+
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// files lists the file trees of a move.
+func (p *textPrinter) files(list []migrate.Tree) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(p.out, "\nfiles")
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	for _, t := range list {
+		fmt.Fprintf(w, "  %s\t%s\n", t.Decision, plain(treeText(t)))
+	}
+	w.Flush()
 }
 
 func restoreText(m migrate.RestoreMode) string {

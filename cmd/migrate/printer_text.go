@@ -70,6 +70,9 @@ func (p *textPrinter) progress(g migrate.Progress) {
 // progressLine says where a move stands, what is not known left out.
 func progressLine(g migrate.Progress) string {
 	parts := []string{fmt.Sprintf("%s round %d  %.0f%%", g.Phase, g.Round, g.Percent())}
+	if g.Files > 0 {
+		parts = append(parts, filesText(g))
+	}
 	if g.Mbps > 0 {
 		parts = append(parts, fmt.Sprintf("%.0f Mbit/s", g.Mbps))
 	}
@@ -86,6 +89,13 @@ func progressLine(g migrate.Progress) string {
 		parts = append(parts, "ETA "+duration(g.ETA))
 	}
 	return strings.Join(parts, "  ")
+}
+
+func filesText(g migrate.Progress) string {
+	if g.FilesTotal == 0 {
+		return "files " + size(g.Files)
+	}
+	return fmt.Sprintf("files %s of %s", size(g.Files), size(g.FilesTotal))
 }
 
 func roundLine(r migrate.Round) string {

@@ -52,10 +52,22 @@ var shortIdle = map[string]string{"MIGRATE_IDLE_TIMEOUT": "1s"}
 const pointLog = "/run/failpoints"
 
 func runCell(t *testing.T, x cell, a, b *testhost.Host) {
+	c := load(t, a, "runc", "crash", nil, "--memory", "8")
+	where := c.crash(t, x, a, b)
+	c.remove(where)
+	c.gone(t, a)
+	c.gone(t, b)
+	b.Run(t, "rm", "-rf", c.bundle) // each cell has another root file system
+}
+
+// crash moves the container, kills whom the cell says, and returns where the
+// container runs in the end.
+func (c container) crash(t *testing.T, x cell, a, b *testhost.Host, flags ...string) *testhost.Host {
+	t.Helper()
 	env := map[string]string{"MIGRATE_FAILPOINT": x.point, "MIGRATE_FAILPOINT_LOG": pointLog, "MIGRATE_IDLE_TIMEOUT": "1s"}
 	a.Run(t, "rm", "-f", pointLog)
 	b.Run(t, "rm", "-f", pointLog)
-	args := []string{"migrate", "move", "runc:crash", "B", "--json", "--commit-timeout", "3s", "--freeze-timeout", "20s"}
+	args := append([]string{"migrate", "move", c.ref(), "B", "--json", "--commit-timeout", "3s", "--freeze-timeout", "20s"}, flags...)
 	if strings.HasPrefix(x.point, "source:") {
 		for k, v := range env {
 			args = append([]string{k + "=" + v}, args...)
@@ -63,7 +75,6 @@ func runCell(t *testing.T, x cell, a, b *testhost.Host) {
 	} else {
 		restartAgent(t, b, env)
 	}
-	c := load(t, a, "runc", "crash", nil, "--memory", "8")
 	t.Cleanup(func() { c.remove(b) })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -91,10 +102,7 @@ func runCell(t *testing.T, x cell, a, b *testhost.Host) {
 		t.Errorf("the container runs on %s, want %s\n%s", where.Name, x.on, &out)
 	}
 	c.verify(t, where)
-	c.remove(where)
-	c.gone(t, a)
-	c.gone(t, b)
-	b.Run(t, "rm", "-rf", c.bundle) // each cell has another root file system
+	return where
 }
 
 func reached(point string, hosts ...*testhost.Host) bool {

@@ -23,12 +23,11 @@ const (
 	CodeRuntime      = "runtime"         // not there, or older
 	CodeTaken        = "container-taken" // another one has its name
 	CodeBundle       = "bundle"          // another one is in its place
-	CodeRootMissing  = "rootfs-missing"
-	CodeMount        = "mount"          // the source of a mount is not here, or another
-	CodeNoNamespace  = "namespace-path" // it is to be joined and is not here
-	CodeCgroupLayout = "cgroup-layout"  // it sees cgroups of the other version
-	CodeExecTime     = "exec-time"      // the runtime's exec would be in the host's time namespace
-	CodeHooks        = "hooks"          // not all are run by a restore
+	CodeMount        = "mount"           // the source of a mount is not here, or another
+	CodeNoNamespace  = "namespace-path"  // it is to be joined and is not here
+	CodeCgroupLayout = "cgroup-layout"   // it sees cgroups of the other version
+	CodeExecTime     = "exec-time"       // the runtime's exec would be in the host's time namespace
+	CodeHooks        = "hooks"           // not all are run by a restore
 )
 
 // Valid checks a description that came from a peer: every path in it absolute
@@ -112,8 +111,8 @@ func (r Runtime) taken(ctx context.Context, c migrate.Container) []migrate.Findi
 	return []migrate.Finding{f}
 }
 
-// bundleFindings compares what is at the places of the bundle and the root file
-// system with what has to be there.
+// bundleFindings compares what is at the place of the bundle with what has to be
+// there.
 func bundleFindings(c migrate.Container) []migrate.Finding {
 	var list []migrate.Finding
 	b, err := os.ReadFile(filepath.Join(c.Bundle, "config.json"))
@@ -127,18 +126,6 @@ func bundleFindings(c migrate.Container) []migrate.Finding {
 			Code: CodeBundle, What: fmt.Sprintf("another bundle is in %s, with a config.json that differs", c.Bundle),
 			Advice: "remove it, or move it aside",
 		})
-	}
-	dirs := []string{c.RootFS.Path}
-	if c.RootFS.Kind == migrate.RootOverlay {
-		dirs = append(slices.Clone(c.RootFS.Lower), c.RootFS.Upper)
-	}
-	for _, d := range dirs {
-		if info, err := os.Stat(d); err != nil || !info.IsDir() {
-			list = append(list, migrate.Finding{
-				Code: CodeRootMissing, What: fmt.Sprintf("the container's root file system needs the directory %s, which is not there", d),
-				Advice: "unpack the same image on the target",
-			})
-		}
 	}
 	return list
 }

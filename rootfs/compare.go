@@ -1,10 +1,3 @@
-// Package rootfs owns file trees: what of a workload's files must be on the
-// target, and how it gets there.
-//
-// So far it compares. A bare process or a capsule shares the files of its host, and
-// a restore opens them again by path; [Compare] finds out on the target, ahead of the
-// move, which of them are missing or different. Trees that are moved along with
-// the workload (manifest, difference, confined apply) belong here too.
 package rootfs
 
 import (
