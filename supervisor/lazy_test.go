@@ -463,6 +463,7 @@ func TestLazyProcess(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { unix.Kill(-cmd.Process.Pid, unix.SIGKILL); cmd.Wait() })
 	eventually(t, "its first word", func() bool {
 		b, _ := os.ReadFile(out)
 		return len(b) > 0
