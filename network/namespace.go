@@ -69,6 +69,30 @@ func (n *Namespace) Same(o *Namespace) bool {
 	return errA == nil && errB == nil && a == b
 }
 
+// SameOwner reports whether one user namespace owns both: who is root in another
+// one has no rights over this network (user_namespaces(7), ioctl_nsfs(2)).
+func (n *Namespace) SameOwner(o *Namespace) (bool, error) {
+	a, err := n.owner()
+	if err != nil {
+		return false, err
+	}
+	b, err := o.owner()
+	return a == b, err
+}
+
+func (n *Namespace) owner() (inode uint64, err error) {
+	fd, err := unix.IoctlRetInt(n.Fd(), unix.NS_GET_USERNS)
+	if err != nil {
+		return 0, fmt.Errorf("owner of a network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, fmt.Errorf("owner of a network namespace: %w", err)
+	}
+	return st.Ino, nil
+}
+
 // Do runs f on a thread that is in the namespace. Goroutines that f starts are not.
 func (n *Namespace) Do(f func() error) error {
 	runtime.LockOSThread()

@@ -151,6 +151,11 @@ func (n *netns) nameFinding() *migrate.Finding {
 		f.Advice = "start it with one in /run/netns, or with one of its own"
 		return f
 	}
+	if same, err := n.ns.SameOwner(n.host); err != nil || !same {
+		f.What = n.path + " belongs to the container's user namespace, which it would not on the target"
+		f.Advice = "start it with a network namespace without a name, or with one made outside the user namespace"
+		return f
+	}
 	return nil
 }
 
