@@ -63,7 +63,7 @@ func scenarios() []scenario {
 	if os.Getenv(failing) != "" {
 		return []scenario{{name: "fails", always: true, run: (*stage).fails}}
 	}
-	s := slices.Concat(moves, trackers, clocks, refusals, links, sizes)
+	s := slices.Concat(moves, trackers, clocks, refusals, links, containers, sizes)
 	slices.SortStableFunc(s, func(a, b scenario) int {
 		return strings.Compare(fmt.Sprint(a.machines), fmt.Sprint(b.machines))
 	})
