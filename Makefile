@@ -21,8 +21,8 @@ demo: setup # a 256 MiB workload from one host to another and back
 test: setup # all tests
 	@scripts/test
 
-test-slow: setup # what takes minutes for itself: the whole crash matrix, and drains in which something dies
-	$(GO) test ./tests/hosts -tags slow -count=1 -timeout 60m -v -run 'TestCrash|TestDrainCrashes'
+test-slow: setup # what takes minutes for itself: the whole crash matrices, and drains in which something dies
+	$(GO) test ./tests/hosts ./tests/containers -p 1 -tags slow -count=1 -timeout 60m -v -run 'Crash|Survive'
 
 lint: # the linters of .golangci.yml
 	$(GO) run $(LINT) run
