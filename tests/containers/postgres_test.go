@@ -31,7 +31,6 @@ func TestPostgres(t *testing.T) {
 	if err != nil || len(programs) == 0 {
 		t.Skip("this machine has no PostgreSQL, or no C compiler for what lets it run as root")
 	}
-	t.Parallel()
 	bin := filepath.Dir(programs[0])
 	a, b := pair(t, nil)
 	apart(t, a, b)
