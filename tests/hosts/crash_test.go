@@ -72,7 +72,6 @@ func pkill(h *testhost.Host, signal, pattern string) bool {
 // end exactly one copy runs, that there were never two, and that the journals
 // agree with that.
 func TestCrash(t *testing.T) {
-	t.Parallel()
 	cells := cells()
 	for part := range parts {
 		t.Run(fmt.Sprintf("part%d", part+1), func(t *testing.T) {
