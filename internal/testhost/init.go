@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -73,11 +72,16 @@ func (s *Set) startInit(name string, lastPID int, flags uintptr) error {
 }
 
 // RunInit is the switch or the PID 1 of a host: "hosts init", started by
-// [Start] in fresh namespaces with the write end of a pipe as descriptor 3.
+// [Start] in fresh namespaces with the write end of a pipe as descriptor 3. Its
+// goroutine must be locked to the process's first thread.
 // The host's PIDs begin after lastPID. It never returns.
 func RunInit(set, name string, lastPID int) {
-	runtime.LockOSThread() // a cgroup namespace belongs to a thread
 	report := os.NewFile(3, "report")
+	// A cgroup namespace belongs to a thread, and a PID stands for the first one.
+	if unix.Gettid() != os.Getpid() {
+		fmt.Fprint(report, "not on the first thread, where package main has to keep it")
+		os.Exit(1)
+	}
 	s := &Set{name: set}
 	if name != "switch" {
 		if err := (&Host{set: s, Name: name}).furnish(lastPID); err != nil {

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"migrate/internal/testhost"
 )
+
+// The first goroutine keeps the first thread: whose cgroup namespace that of
+// "hosts init" is to be, as others enter a host by its PID.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := root().Execute(); err != nil {
