@@ -17,7 +17,10 @@ import (
 // That is private anonymous memory that is neither locked nor the kernel's own
 // (include/vma.h: vma_entry_can_be_lazy), and not the stack of the first thread:
 // it is needed at once, and others read the command line there (proc_pid_cmdline(5)),
-// which does not wait for memory. Huge pages are never listed.
+// which does not wait for memory. Nor is what can be executed and not written: the
+// vDSO of an earlier kernel, which CRIU leaves in a task that it restored on another
+// one, is a private mapping without a name, and the next restore reads it
+// (criu/vdso.c). Huge pages are never listed.
 type LazyPages struct {
 	spans []span // lazy, in rising order
 }
@@ -83,7 +86,7 @@ func lazySpans(r io.Reader) (spans []span, err error) {
 // isLazy tells of a line of maps, "address perms offset dev inode [name]",
 // whether it is private and anonymous.
 func isLazy(w []string) bool {
-	if !strings.HasSuffix(w[1], "p") || w[4] != "0" {
+	if !strings.HasSuffix(w[1], "p") || w[1] == "r-xp" || w[4] != "0" {
 		return false
 	}
 	name := strings.Join(w[5:], " ")

@@ -17,6 +17,8 @@ VmFlags: rd wr mr mw me lo ac
 VmFlags: rd wr sh mr mw me ms
 00800000-00802000 rw-p 00000000 00:00 0 [anon: Go: heap]
 VmFlags: rd wr mr mw me ac
+00880000-00882000 r-xp 00000000 00:00 0
+VmFlags: rd ex mr mw me ac
 00900000-00902000 r--p 00000000 00:00 0 [vvar]
 VmFlags: rd mr pf io de dd
 00a00000-00a01000 rw-p 00000000 00:00 0 [stack]

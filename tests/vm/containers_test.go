@@ -59,13 +59,14 @@ func (s *stage) startContainer(m *Machine, runtime string) {
 		mkdir -p /srv/web/rootfs/bin /srv/web/rootfs/proc /srv/web/rootfs/sys /srv/web/rootfs/dev /srv/web/rootfs/tmp
 		cp "$(command -v testload)" /srv/web/rootfs/bin/
 		ip netns add web
-		ip link add link eth1 name eth0 netns web type macvlan mode bridge
+		ip link add link eth1 name web0 type macvlan mode bridge
+		ip link set web0 netns web name eth0
 		ip -n web address add `+containerAddress+`/24 dev eth0
 		ip -n web link set lo up
 		ip -n web link set eth0 up
 		cd /srv/web; rm -f config.json; `+runtime+` spec; cat config.json`)
 	s.sh(m, "cd /srv/web && cat >config.json <<'END'\n"+s.configured(spec)+"\nEND\n"+
-		runtime+" run --detach --bundle /srv/web web </dev/null >/srv/web/out 2>&1 || { cat /srv/web/out; exit 1; }")
+		runtime+" --log /srv/web/log run --detach --bundle /srv/web web </dev/null >/dev/null 2>&1 || { cat /srv/web/log >&2; exit 1; }")
 }
 
 // configured changes what a runtime writes as a specification.
