@@ -34,6 +34,15 @@ func validContainer(o transport.Offer) error {
 	return nil
 }
 
+// asOffered is a workload as it is frozen, with all that was checked as it was offered:
+// what it is, and the paths of this host that belong to it. A peer cannot put others
+// in their place once preflight is over.
+func asOffered(offered, frozen migrate.Workload) migrate.Workload {
+	frozen.Kind, frozen.Name, frozen.ID = offered.Kind, offered.Name, offered.ID
+	frozen.Init, frozen.Container = offered.Init, offered.Container
+	return frozen
+}
+
 // containerFindings says what is in the way of a container on this host.
 func containerFindings(ctx context.Context, o transport.Offer, here migrate.Host) (blockers, warnings []migrate.Finding) {
 	if o.Workload.Container == nil {

@@ -367,7 +367,7 @@ func (r *receiver) restore(ctx context.Context, s *transport.Session, in *intake
 	}
 	synced := r.syncTrees()
 	held, err := r.super.Restore(ctx, supervisor.RestoreSpec{
-		Migration: r.id, Name: r.offer.Workload.Name, Workload: m.Workload,
+		Migration: r.id, Name: r.offer.Workload.Name, Workload: asOffered(r.offer.Workload, m.Workload),
 		ImagesDir: r.store.Images(), Options: r.offer.Options,
 		Lazy: r.mode == migrate.RestoreLazy, LazyMap: r.store.LazyMap(),
 		Clock:   supervisor.ClockSpec{Difference: difference(m.Monotonic, m.Boottime), FrozenAt: m.FrozenAt, HasTimens: m.Timens},
