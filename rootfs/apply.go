@@ -171,8 +171,7 @@ func (a *application) remove(path, slot string) error {
 	if err := a.inOrder(path, false); err != nil {
 		return err
 	}
-	dir, name := split(path)
-	dirfd, err := a.tree.enter(dir)
+	dirfd, name, err := a.tree.at(path)
 	if gone(err) {
 		return nil
 	}
@@ -251,11 +250,7 @@ func (a *application) mayHave(e *entry) bool {
 // do makes or changes what an entry says. The content and attributes of a regular file
 // follow.
 func (a *application) do(e *entry) error {
-	dir, name := split(e.path)
-	if e.path == "" {
-		name = "."
-	}
-	dirfd, err := a.tree.enter(dir)
+	dirfd, name, err := a.tree.at(e.path)
 	if gone(err) {
 		return fmt.Errorf("%w: its directory is not there: %w", ErrRefused, err)
 	}

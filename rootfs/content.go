@@ -69,8 +69,7 @@ func entryOf(it *item, a attrs) *entry {
 
 // sendFile sends what the target does not have of a regular file.
 func (p *passage) sendFile(ctx context.Context, it *item) error {
-	dir, name := split(it.path)
-	dirfd, err := p.tree.enter(dir)
+	dirfd, name, err := p.tree.at(it.path)
 	if err != nil {
 		return err
 	}

@@ -68,11 +68,7 @@ func digestOf(ctx context.Context, root string, kind Kind, sc *scan) (string, er
 
 // digestEntry adds one name. The root's is empty.
 func digestEntry(h hash.Hash, tree *dirs, e *found, kind Kind, content []byte) error {
-	dir, name := split(e.path)
-	if e.path == "" {
-		name = "."
-	}
-	fd, err := tree.enter(dir)
+	fd, name, err := tree.at(e.path)
 	if err != nil {
 		return err
 	}
@@ -133,12 +129,7 @@ func contentDigests(ctx context.Context, root string, entries []found) ([][]byte
 
 // contentDigest hashes the blocks of a file that are not all zeros, each with its index.
 func contentDigest(ctx context.Context, tree *dirs, path string) ([]byte, error) {
-	dir, name := split(path)
-	dirfd, err := tree.enter(dir)
-	if err != nil {
-		return nil, err
-	}
-	fd, st, err := openRegular(dirfd, name)
+	fd, st, err := tree.open(path)
 	if err != nil {
 		return nil, err
 	}

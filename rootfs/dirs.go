@@ -80,6 +80,26 @@ func (d *dirs) enter(path string) (int, error) {
 	return d.last().fd, nil
 }
 
+// at enters the directory that has the name at path, as enter does, and returns its
+// descriptor and the name in it: "." for the root.
+func (d *dirs) at(path string) (dirfd int, name string, err error) {
+	dir, name := split(path)
+	if path == "" {
+		name = "."
+	}
+	dirfd, err = d.enter(dir)
+	return dirfd, name, err
+}
+
+// open opens the regular file at path to be read. Its descriptor is the caller's.
+func (d *dirs) open(path string) (fd int, st stat, err error) {
+	dirfd, name, err := d.at(path)
+	if err != nil {
+		return -1, st, err
+	}
+	return openRegular(dirfd, name)
+}
+
 // isWithin reports whether path is dir or below it.
 func isWithin(path, dir string) bool {
 	if dir == "" {

@@ -66,12 +66,7 @@ func (o *offer) tree(ctx context.Context, root string) error {
 }
 
 func (o *offer) file(ctx context.Context, tree *dirs, path string) error {
-	dir, name := split(path)
-	dirfd, err := tree.enter(dir)
-	if err != nil {
-		return err
-	}
-	fd, st, err := openRegular(dirfd, name)
+	fd, st, err := tree.open(path)
 	if err != nil {
 		return err
 	}

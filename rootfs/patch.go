@@ -173,14 +173,9 @@ func (a *application) openOld() error {
 	if a.oldTree == nil {
 		a.oldTree, err = openDirs(a.place.Path, true)
 	}
-	dir, name := split(a.entry.path)
-	dirfd := -1
-	if err == nil {
-		dirfd, err = a.oldTree.enter(dir)
-	}
 	fd, st := -1, stat{}
 	if err == nil {
-		fd, st, err = openRegular(dirfd, name)
+		fd, st, err = a.oldTree.open(a.entry.path)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errOldChanged, err)

@@ -306,11 +306,7 @@ func (p *passage) unsure(path string, ctime stamp) bool {
 
 // sendOther sends anything that has no content: a directory, a link, a device.
 func (p *passage) sendOther(it *item) error {
-	dir, name := split(it.path)
-	if it.path == "" {
-		name = "."
-	}
-	fd, err := p.tree.enter(dir)
+	fd, name, err := p.tree.at(it.path)
 	if err != nil {
 		return err
 	}

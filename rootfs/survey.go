@@ -86,11 +86,7 @@ func (v *surveyor) look(tree *dirs, e *found) error {
 			v.Devices = append(v.Devices, d)
 		}
 	}
-	dir, name := split(e.path)
-	if e.path == "" {
-		name = "."
-	}
-	fd, err := tree.enter(dir)
+	fd, name, err := tree.at(e.path)
 	if err != nil {
 		return err
 	}
