@@ -80,3 +80,9 @@ func join(dir, name string) string {
 	}
 	return dir + "/" + name
 }
+
+// IsBelow reports whether the absolute path p is dir or below it. Both are clean.
+func IsBelow(p, dir string) bool {
+	rest, ok := strings.CutPrefix(p, dir)
+	return ok && (rest == "" || rest[0] == '/' || dir == "/")
+}

@@ -51,8 +51,8 @@ func treesOf(c *migrate.Container, sync []string) []*tree {
 	for i := range c.Mounts {
 		m := &c.Mounts[i]
 		switch {
-		case m.Given || m.Source == "" || isBelow(m.Source, c.RootFS.Path) || slices.Contains(kernels, m.Type):
-		case slices.ContainsFunc(sync, func(p string) bool { return isBelow(m.Source, p) }):
+		case m.Given || m.Source == "" || rootfs.IsBelow(m.Source, c.RootFS.Path) || slices.Contains(kernels, m.Type):
+		case slices.ContainsFunc(sync, func(p string) bool { return rootfs.IsBelow(m.Source, p) }):
 			m.Decision = migrate.MountShip
 		default:
 			list = addMount(list, m)
@@ -68,17 +68,11 @@ var kernels = []string{"proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2
 func outermost(paths []string) []string {
 	var list []string
 	for _, p := range slices.Compact(slices.Sorted(slices.Values(paths))) {
-		if !slices.ContainsFunc(paths, func(o string) bool { return o != p && isBelow(p, o) }) {
+		if !slices.ContainsFunc(paths, func(o string) bool { return o != p && rootfs.IsBelow(p, o) }) {
 			list = append(list, p)
 		}
 	}
 	return list
-}
-
-// isBelow reports whether p is dir or below it.
-func isBelow(p, dir string) bool {
-	rest, ok := strings.CutPrefix(p, dir)
-	return ok && (rest == "" || rest[0] == '/' || dir == "/")
 }
 
 // rootTrees are what a container's root file system consists of.
@@ -317,7 +311,7 @@ func hostPath(c *migrate.Container, p string) string {
 	}
 	var under *migrate.ContainerMount
 	for i := range c.Mounts {
-		if m := &c.Mounts[i]; isBelow(p, m.Path) && (under == nil || len(m.Path) > len(under.Path)) {
+		if m := &c.Mounts[i]; rootfs.IsBelow(p, m.Path) && (under == nil || len(m.Path) > len(under.Path)) {
 			under = m
 		}
 	}

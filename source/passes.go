@@ -169,7 +169,7 @@ func (v *move) inUse(t *tree) ([]rootfs.Used, error) {
 	for _, f := range files {
 		if p := hostPath(c, f.Path); p == "" {
 			list = append(list, rootfs.Used{Mapped: f.Mapped})
-		} else if p != t.view && isBelow(p, t.view) {
+		} else if p != t.view && rootfs.IsBelow(p, t.view) {
 			list = append(list, rootfs.Used{Path: strings.TrimPrefix(p[len(t.view):], "/"), Mapped: f.Mapped})
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -67,7 +66,7 @@ func (a *Agent) validTrees(o transport.Offer) error {
 		kind := rootfs.Kind(t.Kind)
 		ok := validPath(t.Path) && kind >= rootfs.Plain && kind <= rootfs.UserUpper && t.Entries >= 0 && t.Bytes >= 0 && belongs(t, o)
 		for _, dir := range []string{a.cfg.StateDir, a.cfg.RunDir, a.cfg.Store} {
-			ok = ok && (t.Digest != "" || !isBelow(dir, t.Path) && !isBelow(t.Path, dir))
+			ok = ok && (t.Digest != "" || !rootfs.IsBelow(dir, t.Path) && !rootfs.IsBelow(t.Path, dir))
 		}
 		if !ok {
 			return fmt.Errorf("%w: a file tree at %.80q that is none of the workload's", transport.ErrProtocol, t.Path)
@@ -92,12 +91,6 @@ func belongs(t transport.Tree, o transport.Offer) bool {
 	return false
 }
 
-// isBelow reports whether p is dir or below it.
-func isBelow(p, dir string) bool {
-	rest, ok := strings.CutPrefix(p, dir)
-	return ok && (rest == "" || rest[0] == '/' || dir == "/")
-}
-
 // sentTrees are those of an offer that come with the workload, by the numbers that
 // the wire has for them.
 func sentTrees(o transport.Offer) []transport.Tree {
@@ -107,10 +100,10 @@ func sentTrees(o transport.Offer) []transport.Tree {
 // comes reports whether the file at a path comes with the workload.
 func comes(o transport.Offer, path string) bool {
 	return slices.ContainsFunc(sentTrees(o), func(t transport.Tree) bool {
-		if t.Role == migrate.TreeRoot && isBelow(path, o.Workload.Container.RootFS.Path) {
+		if t.Role == migrate.TreeRoot && rootfs.IsBelow(path, o.Workload.Container.RootFS.Path) {
 			return true
 		}
-		return isBelow(path, t.Path)
+		return rootfs.IsBelow(path, t.Path)
 	})
 }
 
