@@ -95,6 +95,10 @@ type lookedAt struct {
 
 // startDump starts CRIU and its page server before anything is frozen.
 func (v *move) startDump(ctx context.Context) (*dump, error) {
+	options, err := v.dumpOptions()
+	if err != nil {
+		return nil, err
+	}
 	ours, theirs, err := criu.PageSocket()
 	if err != nil {
 		return nil, err
@@ -112,7 +116,7 @@ func (v *move) startDump(ctx context.Context) (*dump, error) {
 	}
 	d := &dump{
 		move: v, child: child, conn: ours, served: make(chan struct{}), tree: make(chan lookedAt, 2),
-		round: len(v.report.Rounds) + 1, wire: v.wire(), options: v.dumpOptions(),
+		round: len(v.report.Rounds) + 1, wire: v.wire(), options: options,
 	}
 	if v.parent != "" {
 		d.options.TrackMem, d.options.Parent = true, v.parent
@@ -162,7 +166,7 @@ func (d *dump) read(im predump.Image, address uint64, buf []byte) error {
 	return tree.read(im, address, buf)
 }
 
-func (v *move) dumpOptions() criu.DumpOptions {
+func (v *move) dumpOptions() (criu.DumpOptions, error) {
 	o := criu.DumpOptions{
 		PID: v.root, ImagesDir: v.images,
 		ManageCgroupsMode: v.opts.ManageCgroupsMode, FreezeCgroup: v.group.Path(),
@@ -175,8 +179,7 @@ func (v *move) dumpOptions() criu.DumpOptions {
 		TCPEstablished: v.opts.TCP == migrate.TCPEstablished,
 	}
 	v.containerOptions(&o)
-	v.networkOptions(&o)
-	return o
+	return o, v.networkOptions(&o)
 }
 
 // seizeTimeout is how long CRIU may take to stop the tasks of a frozen tree,

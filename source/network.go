@@ -13,7 +13,6 @@ import (
 	"migrate/journal"
 	"migrate/network"
 	"migrate/workload"
-	"migrate/workload/oci"
 	"migrate/workload/proc"
 )
 
@@ -178,16 +177,22 @@ func (n *netns) encoded() (json.RawMessage, error) {
 
 // networkOptions tells a dump that the network is somebody else's business, and
 // whose.
-func (v *move) networkOptions(o *criu.DumpOptions) {
-	switch path := v.networkPath(); {
-	case !v.facts.OwnNet:
-	case path == "":
-		o.EmptyNet = true
-	default:
-		if inode, err := oci.NetworkInode(v.root); err == nil {
-			o.External = append(o.External, fmt.Sprintf("net[%d]:%s", inode, criu.ExternalNet))
-		}
+func (v *move) networkOptions(o *criu.DumpOptions) error {
+	if !v.facts.OwnNet {
+		return nil
 	}
+	if v.networkPath() == "" {
+		o.EmptyNet = true
+		return nil
+	}
+	ns, err := network.OfProcess(v.root)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	inode, err := ns.Inode()
+	o.External = append(o.External, fmt.Sprintf("net[%d]:%s", inode, criu.ExternalNet))
+	return err
 }
 
 // netRecord is what the journal keeps of a network namespace.

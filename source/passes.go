@@ -247,6 +247,9 @@ func (v *move) settleTrees(at []transport.TreeAt) error {
 // directory in /tmp for a moment (open_mountpoint of mount.c), and may give names to
 // files that have lost theirs: if that matters, the tree is looked at once more behind it.
 func (d *dump) finalPass(ctx context.Context) error {
+	if err := d.recheck(ctx); err != nil {
+		return err
+	}
 	err := d.passFiles(ctx, true)
 	if errors.Is(err, rootfs.ErrChanging) {
 		d.again = true
@@ -258,9 +261,6 @@ func (d *dump) finalPass(ctx context.Context) error {
 // endFiles brings the files to what they are now that CRIU is done, and returns how
 // the target must have them.
 func (d *dump) endFiles(ctx context.Context) ([]transport.TreeEnd, error) {
-	if err := d.recheck(ctx); err != nil {
-		return nil, err
-	}
 	trees := d.sent()
 	if len(trees) == 0 {
 		return nil, nil

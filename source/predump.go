@@ -19,6 +19,10 @@ func (v *move) PreDump(ctx context.Context, round int, to predump.PageSink) erro
 	if err := os.MkdirAll(filepath.Join(v.images, dir), 0o700); err != nil {
 		return err
 	}
+	o, err := v.dumpOptions()
+	if err != nil {
+		return err
+	}
 	ours, theirs, err := criu.PageSocket()
 	if err != nil {
 		return err
@@ -33,7 +37,6 @@ func (v *move) PreDump(ctx context.Context, round int, to predump.PageSink) erro
 	go func() {
 		served <- criu.ServePages(ctx, ours, v.tool.Version, &preDumpSink{ctx: ctx, first: v.parent == "", table: v.table, to: to})
 	}()
-	o := v.dumpOptions()
 	pre := criu.PreDumpOptions{
 		PID: o.PID, ImagesDir: filepath.Join(v.images, dir),
 		FreezeCgroup: o.FreezeCgroup, External: o.External, Timeout: o.Timeout, PageSocket: o.PageSocket,

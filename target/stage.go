@@ -186,7 +186,6 @@ func (in *intake) takeTree(r *transport.TreeReader) error {
 	if err != nil && !errors.Is(err, transport.ErrCancelled) {
 		return &filesError{err}
 	}
-	t.flush()
 	return in.session.Send(in.ctx, transport.PassAck{Tree: r.Tree, TreeAt: at})
 }
 
@@ -214,6 +213,7 @@ func (t *staging) apply(ctx context.Context, r *transport.TreeReader) (transport
 		err = r.End()
 	}
 	t.final = err == nil && done.Final
+	t.flush()
 	return transport.TreeAt(done.Position), err
 }
 

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"migrate"
 )
@@ -161,11 +160,4 @@ func findings(s State, c migrate.Container) []migrate.Finding {
 		}
 	}
 	return list
-}
-
-// NetworkInode returns the inode of the network namespace that pid is in.
-func NetworkInode(pid int) (uint64, error) {
-	var st unix.Stat_t
-	err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st)
-	return st.Ino, err
 }
