@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -39,35 +38,24 @@ func isNoController(option string) bool {
 
 func parseHierarchies(r io.Reader) ([]Hierarchy, error) {
 	byKey := map[string]Hierarchy{}
-	sc := bufio.NewScanner(r)
-	for sc.Scan() {
-		before, after, ok := strings.Cut(sc.Text(), " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 6 || len(right) < 3 {
-			continue
-		}
-		h := Hierarchy{Mount: Mount{Dir: unescape(left[4]), Root: unescape(left[3])}}
-		switch right[0] {
-		case "cgroup2":
-			h.Version = 2
-		case "cgroup":
+	err := eachMount(r, func(m Mount, options []string) {
+		h := Hierarchy{Mount: m, Version: 2}
+		if options != nil {
 			h.Version = 1
-			h.Controllers = slices.DeleteFunc(strings.Split(right[2], ","), isNoController)
-		default:
-			continue
+			h.Controllers = slices.DeleteFunc(options, isNoController)
 		}
 		key := strings.Join(h.Controllers, ",")
 		if was, ok := byKey[key]; ok {
 			h.Mount = wider(was.Mount, h.Mount)
 		}
 		byKey[key] = h
-	}
+	})
 	var list []Hierarchy
 	for _, h := range byKey {
 		list = append(list, h)
 	}
 	slices.SortFunc(list, func(a, b Hierarchy) int { return strings.Compare(a.Dir, b.Dir) })
-	return list, sc.Err()
+	return list, err
 }
 
 // Named returns the directory of a cgroup in every hierarchy that has it; want

@@ -49,6 +49,28 @@ func Detect() (Layout, error) {
 func parseMounts(r io.Reader) (Layout, error) {
 	var l Layout
 	v1 := false
+	err := eachMount(r, func(m Mount, options []string) {
+		if options == nil {
+			l.Unified = wider(l.Unified, m)
+			return
+		}
+		v1 = true
+		if slices.Contains(options, "freezer") {
+			l.Freezer = wider(l.Freezer, m)
+		}
+		if slices.Contains(options, "cpu") {
+			l.CPU = wider(l.CPU, m)
+		}
+	})
+	if err != nil {
+		return Layout{}, fmt.Errorf("looking for cgroups: %w", err)
+	}
+	return l.named(v1)
+}
+
+// eachMount calls f for each mount of a hierarchy, with the options of its file system if
+// that is version 1, and nil if it is the unified one.
+func eachMount(r io.Reader, f func(m Mount, options []string)) error {
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
 		before, after, ok := strings.Cut(sc.Text(), " - ")
@@ -59,22 +81,12 @@ func parseMounts(r io.Reader) (Layout, error) {
 		m := Mount{Dir: unescape(left[4]), Root: unescape(left[3])}
 		switch right[0] {
 		case "cgroup2":
-			l.Unified = wider(l.Unified, m)
+			f(m, nil)
 		case "cgroup":
-			v1 = true
-			options := strings.Split(right[2], ",")
-			if slices.Contains(options, "freezer") {
-				l.Freezer = wider(l.Freezer, m)
-			}
-			if slices.Contains(options, "cpu") {
-				l.CPU = wider(l.CPU, m)
-			}
+			f(m, strings.Split(right[2], ","))
 		}
 	}
-	if err := sc.Err(); err != nil {
-		return Layout{}, fmt.Errorf("looking for cgroups: %w", err)
-	}
-	return l.named(v1)
+	return sc.Err()
 }
 
 func (l Layout) named(v1 bool) (Layout, error) {
