@@ -218,6 +218,8 @@ func TestValid(t *testing.T) {
 		"lower":    func(c *migrate.Container) { c.RootFS.Lower = []string{"l"} },
 		"upper":    func(c *migrate.Container) { c.RootFS.Upper = "/u/" },
 		"a mount":  func(c *migrate.Container) { c.Mounts = []migrate.ContainerMount{{Path: "x"}} },
+		"overlay":  func(c *migrate.Container) { c.RootFS.Options = []string{"upperdir=/etc"} },
+		"options":  func(c *migrate.Container) { c.RootFS.Options = []string{"index=off,workdir=/etc"} },
 		"no names": func(c *migrate.Container) { c.ID = "" },
 	} {
 		c := container(t)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,18 @@ func Valid(c migrate.Container) error {
 	for _, p := range paths {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			return fmt.Errorf("%.80q: not an absolute path", p)
+		}
+	}
+	return validOptions(c.RootFS.Options)
+}
+
+// validOptions refuses options of an overlay that would name directories beside those
+// that are checked.
+func validOptions(options []string) error {
+	for _, o := range options {
+		key, _, _ := strings.Cut(o, "=")
+		if strings.Contains(o, ",") || slices.Contains([]string{"lowerdir", "lowerdir+", "upperdir", "workdir"}, key) {
+			return fmt.Errorf("%.80q: no option for an overlay here", o)
 		}
 	}
 	return nil
