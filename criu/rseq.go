@@ -37,37 +37,56 @@ func ReadRestartable(dir string) (map[uint64][]uint64, error) {
 		if err := proto.Unmarshal(msg, &e); err != nil {
 			return nil, fmt.Errorf("tree image: %w", err)
 		}
-		for _, tid := range e.GetThreads() {
-			address, err := readRseq(dir, tid)
-			if err != nil {
-				return nil, fmt.Errorf("image of thread %d: %w", tid, err)
-			}
-			if address != 0 {
-				pid := uint64(e.GetPid())
-				pages[pid] = append(pages[pid], address&^(PageSize-1))
-			}
+		if err := addRestartable(pages, dir, &e); err != nil {
+			return nil, err
 		}
 	}
 	return pages, nil
 }
 
-// readRseq returns where a thread has its struct rseq, 0 if it has none. It is
+// addRestartable adds the pages of one process. Of one that is dead and not yet
+// waited for there is no thread, and the one that CRIU lists has no number
+// (dump_one_zombie of cr-dump.c writes an image of the process alone).
+func addRestartable(pages map[uint64][]uint64, dir string, e *pstree.PstreeEntry) error {
+	first, err := readCore(dir, e.GetPid())
+	if err != nil {
+		return fmt.Errorf("image of process %d: %w", e.GetPid(), err)
+	}
+	if first.GetThreadCore() == nil {
+		return nil
+	}
+	for _, tid := range e.GetThreads() {
+		core, err := readCore(dir, tid)
+		if err != nil {
+			return fmt.Errorf("image of thread %d: %w", tid, err)
+		}
+		if address := restartable(core); address != 0 {
+			pid := uint64(e.GetPid())
+			pages[pid] = append(pages[pid], address&^(PageSize-1))
+		}
+	}
+	return nil
+}
+
+// restartable returns where a thread has its struct rseq, 0 if it has none. It is
 // 32 bytes or more at a multiple of its size, and so in one page.
-func readRseq(dir string, tid uint32) (uint64, error) {
+func restartable(core *criucore.CoreEntry) uint64 {
+	return core.GetThreadCore().GetRseqEntry().GetRseqAbiPointer()
+}
+
+// readCore reads what a dump has of a thread.
+func readCore(dir string, tid uint32) (*criucore.CoreEntry, error) {
 	b, err := readBounded(filepath.Join(dir, fmt.Sprintf("core-%d.img", tid)), maxCore)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if b, err = openImage(b, coreMagic); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if b, err = onlyMessage(b); err != nil {
-		return 0, err
+		return nil, err
 	}
-	var e criucore.CoreEntry
+	e := &criucore.CoreEntry{}
 	// A field that a newer CRIU demands is not for this reader to miss.
-	if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(b, &e); err != nil {
-		return 0, err
-	}
-	return e.GetThreadCore().GetRseqEntry().GetRseqAbiPointer(), nil
+	return e, proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(b, e)
 }

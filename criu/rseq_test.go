@@ -38,7 +38,10 @@ func TestReadRestartable(t *testing.T) {
 		}
 		write(name, coreMagic, e)
 	}
-	write("pstree.img", pstreeMagic, process(7, 8, 9), process(10))
+	dead := process(11)
+	dead.Threads = []uint32{1475916016}
+	write("pstree.img", pstreeMagic, process(7, 8, 9), process(10), dead)
+	write("core-11.img", coreMagic, &criucore.CoreEntry{})
 	thread("core-7.img", 0x7f0000001fe0)
 	thread("core-8.img", 0)
 	thread("core-9.img", 0x7f0000005020)
