@@ -11,6 +11,7 @@ import (
 
 	"migrate"
 	"migrate/criu"
+	"migrate/network"
 	"migrate/workload/cgroup"
 	"migrate/workload/oci"
 )
@@ -94,7 +95,7 @@ func (s *server) setUpNamespaces(ctx context.Context, a *attempt, spec RestoreSp
 	case spec.Network != nil:
 		err = s.net.fill(ev.PID, spec.Network.Description)
 	case ownNet(spec.Workload):
-		err = inNetworkOf(ev.PID, loopbackUp)
+		err = openLoopback(ev.PID)
 	}
 	if err != nil {
 		return err
@@ -103,6 +104,16 @@ func (s *server) setUpNamespaces(ctx context.Context, a *attempt, spec RestoreSp
 		return nil
 	}
 	return a.restorer.tell(ctx, ev)
+}
+
+// openLoopback opens the one link of the network namespace that CRIU made for a process.
+func openLoopback(pid int) error {
+	ns, err := network.OfProcess(pid)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(loopbackUp)
 }
 
 // takeMaster takes the master of a container's terminal.

@@ -84,26 +84,6 @@ func intoNetwork() (func() error, error) {
 	return back, loopbackUp()
 }
 
-// inNetworkOf calls f in the network namespace of a process.
-func inNetworkOf(pid int, f func() error) error {
-	return onThread([]step{func() (func() error, error) {
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			return nil, err
-		}
-		theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err != nil {
-			return home.Close, err
-		}
-		defer theirs.Close()
-		back := func() error {
-			defer home.Close()
-			return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)
-		}
-		return back, unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET)
-	}}, f)
-}
-
 func loopbackUp() error {
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
