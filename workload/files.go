@@ -38,7 +38,7 @@ func readFDs(pid int) ([]FD, error) {
 		if err != nil {
 			continue
 		}
-		fd, err := readFD(pid, n, root)
+		fd, err := settledFD(pid, n, root)
 		if proc.Gone(err) {
 			continue
 		}
@@ -51,6 +51,24 @@ func readFDs(pid int) ([]FD, error) {
 		fds = append(fds, FD{FileFacts: m, Number: workingDir, Slave: -1})
 	}
 	return fds, nil
+}
+
+// looks is how often a thing of a running process is looked at that is another one
+// by the time that all is known of it.
+const looks = 4
+
+// settledFD reads a descriptor again that was another file's before all was read.
+func settledFD(pid, n int, root string) (fd FD, err error) {
+	link := fmt.Sprintf("/proc/%d/fd/%d", pid, n)
+	for range looks {
+		if fd, err = readFD(pid, n, root); err != nil {
+			return fd, err
+		}
+		if now, err := os.Readlink(link); err != nil || now == fd.Path {
+			break
+		}
+	}
+	return fd, nil
 }
 
 func readFD(pid, n int, root string) (FD, error) {
@@ -107,14 +125,36 @@ func protocol(path string) string {
 }
 
 // readFile looks at what a magic link of /proc refers to, without opening it.
-// root leads to where its path is to be found.
-func readFile(link, root string) (FileFacts, error) {
-	path, err := os.Readlink(link)
+// root leads to where its path is to be found. The process runs, and its descriptor
+// may be another file's at the next look: so the first one holds it (O_PATH of open(2)).
+func readFile(link, root string) (m FileFacts, err error) {
+	fd, err := unix.Open(link, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return m, err
+	}
+	defer unix.Close(fd)
+	held := fmt.Sprintf("/proc/self/fd/%d", fd)
+	for range looks {
+		if m, err = heldFile(held, root); err != nil || !m.moved(held) {
+			break
+		}
+	}
+	return m, err
+}
+
+// moved tells whether a file that was not found by its path has got another one since.
+func (m FileFacts) moved(held string) bool {
+	path, err := os.Readlink(held)
+	return err == nil && !m.Named && path != m.Path
+}
+
+func heldFile(held, root string) (FileFacts, error) {
+	path, err := os.Readlink(held)
 	if err != nil {
 		return FileFacts{}, err
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(link, &st); err != nil {
+	if err := unix.Stat(held, &st); err != nil {
 		return FileFacts{}, err
 	}
 	m := FileFacts{
@@ -129,7 +169,7 @@ func readFile(link, root string) (FileFacts, error) {
 		m.Named = named.Dev == st.Dev && named.Ino == st.Ino
 	}
 	var fs unix.Statfs_t
-	if unix.Statfs(link, &fs) == nil {
+	if unix.Statfs(held, &fs) == nil {
 		m.Pseudo = pseudo[fs.Type]
 	}
 	return m, nil

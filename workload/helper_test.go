@@ -44,6 +44,19 @@ var helpers = map[string]func() error{
 		_, err := unix.Mmap(int(fd), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		return err
 	},
+	// As a shell that writes to one file and then to another.
+	"restless-fd": func() error {
+		null, err1 := unix.Open("/dev/null", unix.O_WRONLY, 0)
+		exe, err2 := unix.Open("/proc/self/exe", unix.O_RDONLY, 0)
+		err3 := unix.Dup3(null, 100, 0)
+		go func() {
+			for {
+				_ = unix.Dup3(exe, 100, 0)
+				_ = unix.Dup3(null, 100, 0)
+			}
+		}()
+		return firstOf(err1, err2, err3)
+	},
 	"userfaultfd": func() error {
 		_, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, 1, 0, 0) // UFFD_USER_MODE_ONLY
 		if errno != 0 {

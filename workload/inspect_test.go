@@ -147,6 +147,32 @@ func TestInspectFiles(t *testing.T) {
 	}
 }
 
+// TestInspectRestless looks at a descriptor while it becomes that of one file and of
+// another, as those of a shell do: what is known of it is always of one of them.
+func TestInspectRestless(t *testing.T) {
+	needRoot(t)
+	cmd, _ := launch(t, "restless-fd")
+	seen := map[string]bool{}
+	for range 500 {
+		fds, err := readFDs(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(fds, func(fd FD) bool { return fd.Number == 100 })
+		if i < 0 {
+			continue // dup3(2) closes it for a moment
+		}
+		fd := fds[i]
+		seen[fd.Path] = true
+		if b, hidden := pathBlocker("it", fd.FileFacts); hidden || fd.isChar() != (fd.Path == "/dev/null") {
+			t.Fatalf("%+v: %v", fd, b)
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("seen only %v", seen)
+	}
+}
+
 func TestInspectUnixPeer(t *testing.T) {
 	needRoot(t)
 	path := filepath.Join(t.TempDir(), "s")
