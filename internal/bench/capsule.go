@@ -37,7 +37,7 @@ func (c capsule) run(ctx context.Context, name string, runs int) ([]Entry, error
 // once starts the workload, has the contender do its work, and ends it.
 func (c capsule) once(ctx context.Context, set *testhost.Set, e *Entry) error {
 	a, b := set.Host("A"), set.Host("B")
-	pid, err := a.Start(ctx, "testload", "--memory", strconv.Itoa(c.mib), "--dirty", strconv.Itoa(c.dirty), "--hot", "0.1", "--listen", address)
+	pid, err := a.Start(ctx, "testload", "--memory", strconv.Itoa(c.mib), "--dirty", strconv.Itoa(c.dirty), "--hot", "0.1", "--tick", "1ms", "--listen", address)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ type demo struct{ host *testhost.Host }
 func (d *demo) start(ctx context.Context, memory, dirty int) error {
 	fmt.Printf("%s: starting a capsule with %d MiB that rewrites %d pages a second\n", d.host.Name, memory, dirty)
 	_, err := d.host.Output(ctx, "migrate", "run", "--name", capsule, "--",
-		"testload", "--memory", strconv.Itoa(memory), "--dirty", strconv.Itoa(dirty), "--hot", "0.1", "--listen", address)
+		"testload", "--memory", strconv.Itoa(memory), "--dirty", strconv.Itoa(dirty), "--hot", "0.1", "--tick", "1ms", "--listen", address)
 	if err != nil {
 		return err
 	}

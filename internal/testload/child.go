@@ -64,7 +64,7 @@ func (c *child) watch(fail func(error)) {
 			fail(fmt.Errorf("child %d: %w", c.pid, err))
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

@@ -40,8 +40,9 @@ type gap struct {
 	at   int64         // CLOCK_REALTIME when it ran again
 }
 
-// watcher looks at the clocks every millisecond.
+// watcher looks at the clocks once a tick.
 type watcher struct {
+	every  time.Duration
 	mu     sync.Mutex
 	ticks  uint64
 	ever   gap // the largest since the start
@@ -59,10 +60,10 @@ type watcher struct {
 // that did not run.
 func (w *watcher) watch(fail func(error)) {
 	runtime.LockOSThread()
-	start := time.Now()
+	start, pause := time.Now(), unix.NsecToTimespec(int64(w.every))
 	var elapsed time.Duration
 	for last := readClocks(); ; {
-		_ = unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil) // a freeze interrupts it
+		_ = unix.Nanosleep(&pause, nil) // a freeze interrupts it
 		now := readClocks()
 		if err := stepBack(last, now); err != nil {
 			fail(err)

@@ -23,6 +23,7 @@ type Config struct {
 	Dir       string        // for the files; "" makes one that is removed at the end
 	Deleted   bool          // of the files, only the deleted one: a target need not have any
 	Listen    string        // TCP and UDP address; "" is none
+	Tick      time.Duration // between two looks at the clocks
 	Heartbeat time.Duration // between lines on standard output; 0 is none
 	Seed      uint64        // of the memory's content
 }
@@ -39,6 +40,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.Dir, "dir", "", "`directory` for files (default one that is removed at the end)")
 	f.BoolVar(&c.Deleted, "only-deleted", false, "of the files, have only the deleted one, which need not be on the target")
 	f.StringVar(&c.Listen, "listen", "", "`address` that answers over TCP and UDP, such as 127.0.0.1:7001")
+	f.DurationVar(&c.Tick, "tick", 5*time.Millisecond, "`time` between two looks at the clocks, the accuracy of the downtime that is seen; a short one costs processor time")
 	f.DurationVar(&c.Heartbeat, "heartbeat", 0, "`time` between lines on standard output")
 	f.Uint64Var(&c.Seed, "seed", 1, "of the memory's content")
 }
@@ -56,6 +58,7 @@ func (c Config) validate() error {
 	check(c.Hot > 0 && c.Hot <= 1, "hot: %g is not above 0 and at most 1", c.Hot)
 	check(c.Threads > 0, "threads: %d", c.Threads)
 	check(c.Children >= 0, "children: %d", c.Children)
+	check(c.Tick > 0, "tick: %s", c.Tick)
 	check(c.Heartbeat >= 0, "heartbeat: %s", c.Heartbeat)
 	return errors.Join(errs...)
 }

@@ -5,7 +5,7 @@
 // and rewrites some of it at a set rate; it has threads, and child processes
 // that it exchanges numbers with over pipes; files that are open, appended to
 // and deleted; timers; and a listener. All of that is checked all the time, and
-// all at once when asked. A watcher looks at the clocks every millisecond: it
+// all at once when asked. A watcher looks at the clocks once a tick: it
 // records the largest gap, which is the downtime as the workload sees it, and
 // takes a monotonic clock that steps back for an error.
 //

@@ -83,7 +83,7 @@ func (f *files) watch(fail func(error)) {
 			fail(err)
 			return // each further step would fail as well
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 

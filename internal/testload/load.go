@@ -66,7 +66,7 @@ func Run(c Config) (int, error) {
 	if err := c.validate(); err != nil {
 		return 2, err
 	}
-	l := &load{cfg: c, pid: os.Getpid(), pgid: unix.Getpgrp(), ended: make(chan int, 1)}
+	l := &load{cfg: c, watcher: watcher{every: c.Tick}, pid: os.Getpid(), pgid: unix.Getpgrp(), ended: make(chan int, 1)}
 	l.sid, _ = unix.Getsid(0) // it has one
 	if err := l.start(); err != nil {
 		return 1, err

@@ -76,7 +76,7 @@ func (m *memory) watch(fail func(error)) {
 			fail(err)
 		}
 		if i%16 == 0 {
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
 }
@@ -85,16 +85,16 @@ func (m *memory) watch(fail func(error)) {
 // from the first hot ones. Time that the process did not run is not made up for.
 func (m *memory) dirty(rate float64, hot int, seed uint64, each func()) {
 	r := rng(seed)
-	pause := time.Millisecond
+	pause := 4 * time.Millisecond
 	if rate == 0 {
-		pause = 20 * time.Millisecond
+		pause = 50 * time.Millisecond
 	}
 	due := 0.0
 	for last := time.Now(); ; {
 		time.Sleep(pause)
 		each()
 		now := time.Now()
-		due += rate * min(now.Sub(last), 20*time.Millisecond).Seconds()
+		due += rate * min(now.Sub(last), 40*time.Millisecond).Seconds()
 		for last = now; due >= 1; due-- {
 			m.rewrite(int(r.next() % uint64(hot)))
 		}

@@ -22,7 +22,7 @@ type timers struct {
 	ticked uint64 // of the Go ticker
 }
 
-const timerInterval = 20 * time.Millisecond
+const timerInterval = 50 * time.Millisecond
 
 func newTimers() (*timers, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC)

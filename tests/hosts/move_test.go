@@ -101,7 +101,7 @@ func TestPausedClock(t *testing.T) {
 // largest gap.
 func TestDowntimeIsWhatTheWorkloadSaw(t *testing.T) {
 	a, b := pair(t)
-	l := startLoad(t, a, "--memory", "64")
+	l := startLoad(t, a, "--memory", "64", "--tick", "1ms")
 	if _, err := l.ask(t.Context(), a, "reset-gap"); err != nil {
 		t.Fatal(err)
 	}
