@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,19 @@ const (
 )
 
 // DumpCPU returns the content of CRIU's cpuinfo.img for this machine, to be
-// given to [Tool.CheckCPU] on another.
-func (t Tool) DumpCPU(ctx context.Context) (img []byte, err error) {
+// given to [Tool.CheckCPU] on another. It is not to be changed.
+func (t Tool) DumpCPU(ctx context.Context) ([]byte, error) {
+	if img := t.known.recall().CPU; img != nil {
+		return img, nil
+	}
+	img, err := t.askCPUImage(ctx)
+	if err == nil {
+		t.known.update(func(a *answers) { a.CPU = img })
+	}
+	return img, err
+}
+
+func (t Tool) askCPUImage(ctx context.Context) (img []byte, err error) {
 	err = t.inScratch(func(dir string) error {
 		if err := t.askCPU(ctx, rpc.CriuReqType_CPUINFO_DUMP, dir); err != nil {
 			return err
@@ -38,6 +50,9 @@ func (t Tool) CheckCPU(ctx context.Context, img []byte) error {
 	source, err := parseCPUInfo(img)
 	if err != nil {
 		return err
+	}
+	if here, err := t.DumpCPU(ctx); err == nil && bytes.Equal(here, img) {
+		return nil
 	}
 	err = t.inScratch(func(dir string) error {
 		if err := os.WriteFile(filepath.Join(dir, cpuinfoName), img, 0o600); err != nil {

@@ -18,6 +18,17 @@ type Features struct {
 // Features asks CRIU. As a side effect CRIU fills its cache of kernel facts
 // in /run, where that is a tmpfs, and the next dump or restore starts faster.
 func (t Tool) Features(ctx context.Context) (Features, error) {
+	if f := t.known.recall().Features; f != nil {
+		return *f, nil
+	}
+	f, err := t.askFeatures(ctx)
+	if err == nil {
+		t.known.update(func(a *answers) { a.Features = &f })
+	}
+	return f, err
+}
+
+func (t Tool) askFeatures(ctx context.Context) (Features, error) {
 	want := &rpc.CriuFeatures{MemTrack: proto.Bool(true), LazyPages: proto.Bool(true), PidfdStore: proto.Bool(true)}
 	resp, err := t.ask(ctx, "features", &rpc.CriuReq{Type: rpc.CriuReqType_FEATURE_CHECK.Enum(), Features: want}, "")
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -32,6 +31,8 @@ const (
 type Tool struct {
 	Path    string
 	Version Version
+
+	known *known // what it has answered, nil if that is not kept
 }
 
 // Find locates a CRIU that works: the one at path; if that is empty, the one
@@ -39,10 +40,7 @@ type Tool struct {
 // "criu" on PATH and [PrivatePath]. It runs "criu check". The error is an
 // [*Error] that says what is wrong with each candidate.
 func Find(ctx context.Context, path string) (Tool, error) {
-	candidates := []string{"criu", PrivatePath}
-	if one := cmp.Or(path, os.Getenv(PathVariable)); one != "" {
-		candidates = []string{one}
-	}
+	candidates := candidatesFor(path)
 	var errs []error
 	for _, c := range candidates {
 		t, err := probe(ctx, c)

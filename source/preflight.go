@@ -128,7 +128,7 @@ func (v *move) offer(ctx context.Context, only bool) (o transport.Offer, unusabl
 	o = transport.Offer{ID: v.id, Workload: v.facts, Options: v.opts, CheckOnly: only, ReplyTo: v.cfg.ReplyTo, Drain: v.drain,
 		Monotonic: bounds(v.diff.Monotonic), Boottime: bounds(v.diff.Boottime)}
 	var criuErr error
-	v.tool, criuErr = criu.Find(ctx, v.cfg.CRIU)
+	v.tool, criuErr = criu.FindKnown(ctx, v.cfg.CRIU, v.cfg.RunDir)
 	if o.Host, err = hostinfo.Describe(ctx, v.tool, criuErr, ""); err != nil {
 		return o, nil, err
 	}

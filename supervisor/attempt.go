@@ -122,7 +122,7 @@ func (s *server) findCRIU(ctx context.Context, tool criu.Tool) (criu.Tool, error
 		return tool, nil
 	}
 	err := s.reaper.undisturbed(func() (err error) {
-		tool, err = criu.Find(ctx, "")
+		tool, err = criu.FindKnown(ctx, "", s.cfg.runDir)
 		return err
 	})
 	return tool, err

@@ -91,7 +91,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, log: cfg.Logger, journal: j, live: map[migrate.ID]*receiver{}, costs: newCosts(), drains: drains{}}
-	a.tool, a.criuErr = criu.Find(ctx, cfg.CRIU)
+	a.tool, a.criuErr = criu.FindAnew(ctx, cfg.CRIU, cfg.RunDir)
 	if a.criuErr != nil {
 		a.log.Warn("no usable CRIU: this host can receive nothing", "cause", a.criuErr)
 	}
