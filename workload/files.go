@@ -61,14 +61,17 @@ const looks = 4
 func settledFD(pid, n int, root string) (fd FD, err error) {
 	link := fmt.Sprintf("/proc/%d/fd/%d", pid, n)
 	for range looks {
-		if fd, err = readFD(pid, n, root); err != nil {
-			return fd, err
-		}
-		if now, err := os.Readlink(link); err != nil || now == fd.Path {
+		if fd, err = readFD(pid, n, root); err != nil || !leadsElsewhere(link, fd.Path) {
 			break
 		}
 	}
-	return fd, nil
+	return fd, err
+}
+
+// leadsElsewhere tells whether a link has changed since it was read; one that is gone has not.
+func leadsElsewhere(link, was string) bool {
+	now, err := os.Readlink(link)
+	return err == nil && now != was
 }
 
 func readFD(pid, n int, root string) (FD, error) {
@@ -135,17 +138,11 @@ func readFile(link, root string) (m FileFacts, err error) {
 	defer unix.Close(fd)
 	held := fmt.Sprintf("/proc/self/fd/%d", fd)
 	for range looks {
-		if m, err = heldFile(held, root); err != nil || !m.moved(held) {
+		if m, err = heldFile(held, root); err != nil || m.Named || !leadsElsewhere(held, m.Path) {
 			break
 		}
 	}
 	return m, err
-}
-
-// moved tells whether a file that was not found by its path has got another one since.
-func (m FileFacts) moved(held string) bool {
-	path, err := os.Readlink(held)
-	return err == nil && !m.Named && path != m.Path
 }
 
 func heldFile(held, root string) (FileFacts, error) {

@@ -39,6 +39,7 @@ var cells = []cell{
 // TestCrash kills a part of a move and demands exactly one running copy, known to
 // the runtime of its host, and nothing on the other.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, shortIdle)
 	for _, c := range someOf(cells, 2) {
 		if !t.Run(c.point+"/"+strings.ReplaceAll(c.victim, " ", "-"), func(t *testing.T) { runCell(t, c, a, b) }) {

@@ -36,6 +36,7 @@ func (c container) ps(t *testing.T, h *testhost.Host) listed {
 // TestDrain has containers that were never moved listed, with what is in their
 // way, and moved with all others of the host, and back.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	web := load(t, a, "runc", "web", nil, "--memory", "24")
 	stuck := start(t, a, "crun", "stuck", nil, "sleep", "1000")

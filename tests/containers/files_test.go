@@ -94,6 +94,7 @@ func (c container) grows(t *testing.T, h *testhost.Host) {
 // TestPlainRoot moves a container whose root is a directory that the other host does
 // not see, there and back, while it writes.
 func TestPlainRoot(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	apart(t, a, b)
 	c := start(t, a, "runc", "plain", plainRoot(t, a), "sh", "-c", writer)
@@ -124,6 +125,7 @@ func sent(t *testing.T, r migrate.Report, path string) {
 // TestOverlayRoot moves a container on an overlay whose lower layer the target lacks
 // at first.
 func TestOverlayRoot(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	apart(t, a, b)
 	const bundle = "/run/bundles/over"
@@ -182,6 +184,7 @@ var fileCells = []cell{
 // TestFilesCrash kills parts of a move of a container with files of its own: whoever
 // has it in the end has them as they were, and the other has none.
 func TestFilesCrash(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, shortIdle)
 	apart(t, a, b)
 	for _, x := range someOf(fileCells, 2) {
@@ -218,6 +221,7 @@ func filesCell(t *testing.T, x cell, a, b *testhost.Host) {
 
 // TestVolume moves a container with a directory of the host that it writes to.
 func TestVolume(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	apart(t, a, b)
 	const volume, plain = own + "/volume", own + "/c/rootfs"
@@ -258,6 +262,7 @@ func TestVolume(t *testing.T) {
 
 // TestSync moves a process with a directory of its host.
 func TestSync(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	apart(t, a, b)
 	dir := own + "/work"

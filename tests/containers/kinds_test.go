@@ -15,6 +15,7 @@ import (
 // TestKinds moves containers of which each has something of its own, there and
 // back, by each runtime.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	for _, runtime := range []string{"runc", "crun"} {
 		for name, test := range map[string]func(*testing.T, string, *testhost.Host, *testhost.Host){

@@ -10,6 +10,7 @@ import (
 // Whichever it is, the tasks end up in the groups that the runtime has made, with
 // its limits, or the move is rolled back.
 func TestCgroupModes(t *testing.T) {
+	t.Parallel()
 	from, to := pair(t, nil)
 	c := load(t, from, "runc", "modes", nil, "--memory", "4", "--children", "1")
 	before := limits(t, from, c)

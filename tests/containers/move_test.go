@@ -12,6 +12,7 @@ import (
 // TestHops moves a container there, back and there again, with a process
 // exec'd in between, by each runtime.
 func TestHops(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, nil)
 	for _, runtime := range []string{"runc", "crun"} {
 		t.Run(runtime, func(t *testing.T) { testHops(t, runtime, a, b) })

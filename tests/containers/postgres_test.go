@@ -26,6 +26,7 @@ sleep 100000`
 // TestPostgres moves a container with a database that flushes every commit, there and
 // back, while clients in it write without pause.
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	programs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	cc, err := exec.LookPath("cc")
 	if err != nil || len(programs) == 0 {

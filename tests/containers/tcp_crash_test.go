@@ -46,6 +46,7 @@ var falls = []fall{
 // TestConnectionsSurvive has a move fall at each place: connections go on wherever the
 // container is then, and nothing of its network is on the other host.
 func TestConnectionsSurvive(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{AgentEnv: shortIdle}, "br0")
 	c := l.redis(t, l.a, "runc", "redis", true, "10.77.0.50/24", "fd77::50/64")
 	clients := count(t, l.client, "10.77.0.50:6379", 10)

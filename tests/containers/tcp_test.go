@@ -23,6 +23,7 @@ import (
 // TestConnections moves redis with fifty clients who count, there and back: no
 // connection breaks, no number is missing or comes twice.
 func TestConnections(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{Rate: "1gbit"}, "br0")
 	c := l.redis(t, l.a, "runc", "redis", true, "10.77.0.50/24", "fd77::50/64")
 	const address = "10.77.0.50:6379"
@@ -61,6 +62,7 @@ func (c *counters) hop(t *testing.T, redis container, from, to *testhost.Host, f
 // TestConnectionsElsewhere has the other runtime, a namespace without a name, IPv6, and
 // another name for the bridge, to which the way back leads too.
 func TestConnectionsElsewhere(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "lan0")
 	c := l.redis(t, l.a, "crun", "six", false, "10.77.0.50/24", "fd77::50/64")
 	clients := count(t, l.client, "[fd77::50]:6379", 10)
@@ -79,6 +81,7 @@ func TestConnectionsElsewhere(t *testing.T) {
 // TestDatagrams moves a server that is asked over UDP, and over TCP by one client
 // after the other, on a macvlan: its address goes with it though nothing is connected.
 func TestDatagrams(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "br0")
 	l.a.Run(t, "sh", "-c", `ip netns add udp && ip link add link br0 name eth0 netns udp address 02:77:00:00:00:51 type macvlan mode bridge &&
 		ip -n udp link set lo up && ip -n udp link set eth0 up && ip -n udp addr add 10.77.0.51/24 dev eth0 && ip -n udp route add default via 10.77.0.3`)
@@ -127,6 +130,7 @@ func echo(t *testing.T, conn net.Conn) {
 // TestConnectionsRefused demands that what cannot move is named before anything is
 // touched.
 func TestConnectionsRefused(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "br0")
 	c := l.redis(t, l.a, "runc", "named", true, "10.77.0.50/24")
 	clients := count(t, l.client, "10.77.0.50:6379", 2)
@@ -168,6 +172,7 @@ func TestConnectionsRefused(t *testing.T) {
 // Nothing of the stream is missing, and it does not wait for a time-out of TCP's once the
 // server runs again.
 func TestStream(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "br0")
 	l.a.Run(t, "ip", "netns", "add", "stream")
 	l.attach(t, l.a, "stream", "veth-stream", "10.77.0.52/24")
