@@ -18,7 +18,7 @@ setup: # what the machine lacks
 demo: setup # a 256 MiB workload from one host to another and back
 	@$(GO) run ./internal/demo
 
-test: setup # all tests
+test: # all tests, after setup
 	@scripts/test
 
 test-slow: setup # what takes minutes for itself: the whole crash matrices, and drains in which something dies

@@ -55,13 +55,14 @@ func (h *Host) StartAgent(env map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
+	agent := h.MachinePID(pid) // found by a look at every process, so once
 	for !h.listens() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("agent of host %s does not listen; its log:\n%s", h.Name, h.AgentLog())
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(4 * time.Millisecond):
 		}
-		if h.MachinePID(pid) == 0 {
+		if agent == 0 || pidNamespace(agent) == "" {
 			return fmt.Errorf("agent of host %s has ended; its log:\n%s", h.Name, h.AgentLog())
 		}
 	}
