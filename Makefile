@@ -45,10 +45,10 @@ vm-setup: # as setup, and what virtual machines need
 	@scripts/setup vm
 
 vm-test: vm-setup # one pair of kernels, as every commit; writes build/vm-report.json
-	$(GO) test ./tests/vm -count=1 -timeout 30m -v -run 'TestVM' -vm $(VMFLAGS)
+	$(GO) test ./tests/vm -count=1 -timeout 30m -v -parallel 2 -run 'TestVM$$' -vm $(VMFLAGS)
 
-vm-matrix: vm-setup # every ordered pair of kernels, every scenario
-	$(GO) test ./tests/vm -count=1 -timeout 4h -v -run 'TestVM' -vm -kernels all $(VMFLAGS)
+vm-matrix: vm-setup # every ordered pair of kernels, every scenario: about an hour
+	$(GO) test ./tests/vm -count=1 -timeout 4h -v -parallel 3 -run 'TestVM' -vm -kernels all $(VMFLAGS)
 
 vagrant-box: # build/vagrant, which the Vagrantfile needs: docs/vagrant.md
 	@scripts/setup vagrant

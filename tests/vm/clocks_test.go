@@ -13,9 +13,9 @@ import (
 // from them. (Certificates are valid from ten minutes before they were made, so
 // that no clock here goes back behind that.)
 var clocks = []scenario{
-	{name: "clocks hours apart", fits: ring, run: (*stage).hoursApart},
+	{name: "clocks hours apart", fits: once, run: (*stage).hoursApart},
 	{name: "clock step in pre-copy", fits: once, run: func(s *stage) { s.clockStep("source:pre-copy") }},
-	{name: "clock step while frozen", fits: ring, run: func(s *stage) { s.clockStep("source:stop-and-copy") }},
+	{name: "clock step while frozen", fits: once, run: func(s *stage) { s.clockStep("source:stop-and-copy") }},
 }
 
 // hoursApart moves a workload to a host whose clock is five hours ahead, and

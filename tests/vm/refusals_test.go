@@ -10,7 +10,7 @@ import (
 
 // refusals are moves that preflight finds impossible.
 var refusals = []scenario{
-	{name: "target without memory", fits: ring, run: (*stage).noMemory},
+	{name: "target without memory", fits: once, run: (*stage).noMemory},
 	// A model of 2008, without AVX and much else that others have.
 	{name: "target with a lesser CPU", fits: once, machines: machines{cpuB: "Nehalem,-cx16"}, run: (*stage).lesserCPU},
 }

@@ -14,10 +14,10 @@ var withLarge = flag.Bool("large", false, "also run the scenarios that need 20 G
 
 // sizes are about idle workloads, of which one is larger than the other.
 var sizes = []scenario{
-	{name: "downtime 64 to 512 MiB", fits: once, machines: machines{memory: 2048}, run: func(s *stage) { s.grows("never", 64, 512) }},
-	{name: "downtime 64 to 512 MiB huge pages", fits: once, machines: machines{memory: 2048}, run: func(s *stage) { s.grows("always", 64, 512) }},
-	{name: "downtime 1 to 4 GiB", fits: once, machines: machines{memory: 11500}, large: true, run: func(s *stage) { s.grows("never", 1024, 4096) }},
-	{name: "downtime 1 to 4 GiB huge pages", fits: once, machines: machines{memory: 11500}, large: true, run: func(s *stage) { s.grows("always", 1024, 4096) }},
+	{name: "downtime 64 to 512 MiB", fits: once, machines: machines{memory: 2048}, measures: true, run: func(s *stage) { s.grows("never", 64, 512) }},
+	{name: "downtime 64 to 512 MiB huge pages", fits: once, machines: machines{memory: 2048}, measures: true, run: func(s *stage) { s.grows("always", 64, 512) }},
+	{name: "downtime 1 to 4 GiB", fits: once, machines: machines{memory: 11500}, measures: true, large: true, run: func(s *stage) { s.grows("never", 1024, 4096) }},
+	{name: "downtime 1 to 4 GiB huge pages", fits: once, machines: machines{memory: 11500}, measures: true, large: true, run: func(s *stage) { s.grows("always", 1024, 4096) }},
 }
 
 // grows moves idle workloads of two sizes in turn. It demands that the larger

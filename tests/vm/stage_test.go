@@ -74,7 +74,13 @@ func (s *stage) verify(m *Machine) testload.Status {
 
 // limits make slowness no failure, and keep a slow machine from copying over
 // and over, as no freeze would be short enough there.
-var limits = []string{"--timeout", "20m", "--freeze-timeout", "5m", "--max-rounds", "3"}
+func limits() []string {
+	rounds := "3"
+	if quick() {
+		rounds = "2"
+	}
+	return []string{"--timeout", "20m", "--freeze-timeout", "5m", "--max-rounds", rounds}
+}
 
 // move moves a workload, and demands that it arrives and is well.
 func (s *stage) move(from *Machine, ref string, to *Machine, flags ...string) (migrate.Report, testload.Status) {
@@ -89,7 +95,7 @@ func (s *stage) move(from *Machine, ref string, to *Machine, flags ...string) (m
 // tryMove moves a workload, and returns whatever came of it.
 func (s *stage) tryMove(from *Machine, ref string, to *Machine, flags ...string) (r migrate.Report, code int, stderr string) {
 	s.Helper()
-	args := append([]string{"migrate", "move", ref, to.Name, "--json"}, append(limits, flags...)...)
+	args := append([]string{"migrate", "move", ref, to.Name, "--json"}, append(limits(), flags...)...)
 	stdout, stderr, code, err := from.Try(s.Context(), args...)
 	if err != nil {
 		s.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, stderr)
@@ -100,9 +106,18 @@ func (s *stage) tryMove(from *Machine, ref string, to *Machine, flags ...string)
 	}
 	m := moveOf(r)
 	s.row.Moves = append(s.row.Moves, m)
-	s.Logf("%s to %s: %s, tracker %s%s, down %v, dirty pages of the rounds %v, %.1f MiB, in %v", from.Name, to.Name, r.Status,
-		r.Tracker, because(r.TrackerWhy), time.Duration(r.Downtime), m.DirtyPages, float64(r.Transferred)/(1<<20), time.Duration(r.TotalTime))
+	s.Logf("%s to %s: %s, tracker %s%s, down %v, dirty pages of the rounds %v, %.1f MiB, in %v:%s", from.Name, to.Name, r.Status,
+		r.Tracker, because(r.TrackerWhy), time.Duration(r.Downtime), m.DirtyPages, float64(r.Transferred)/(1<<20), time.Duration(r.TotalTime), phases(r))
 	return r, code, stderr
+}
+
+// phases tells how long each of a move's took.
+func phases(r migrate.Report) string {
+	var b strings.Builder
+	for _, p := range r.Phases {
+		fmt.Fprintf(&b, " %s %.1f s", p.Name, time.Duration(p.Duration).Seconds())
+	}
+	return b.String()
 }
 
 func because(why string) string {

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -14,11 +15,11 @@ import (
 func at6x7(k Kernel) bool { return k.Label() != "6.1" }
 
 var trackers = []scenario{
-	{name: "soft-dirty shrinks", always: true, run: func(s *stage) { s.shrinks(migrate.TrackerSoftDirty) }},
-	{name: "uffd-wp shrinks", fits: func(a, _ Kernel) bool { return at6x7(a) }, run: func(s *stage) { s.shrinks(migrate.TrackerUffdWP) }},
-	{name: "soft-dirty huge pages", fits: ring, run: (*stage).hugePages},
-	{name: "soft-dirty and uffd-wp compared", fits: once, run: (*stage).compared},
-	{name: "uffd-wp falls back", fits: func(a, _ Kernel) bool { return !at6x7(a) }, run: func(s *stage) {
+	{name: "soft-dirty shrinks", always: true, fits: ring, run: func(s *stage) { s.shrinks(migrate.TrackerSoftDirty) }},
+	{name: "uffd-wp shrinks", fits: func(a, b Kernel) bool { return ring(a, b) && at6x7(a) }, run: func(s *stage) { s.shrinks(migrate.TrackerUffdWP) }},
+	{name: "soft-dirty huge pages", fits: once, run: (*stage).hugePages},
+	{name: "soft-dirty and uffd-wp compared", fits: once, measures: true, run: (*stage).compared},
+	{name: "uffd-wp falls back", fits: func(a, b Kernel) bool { return ring(a, b) && !at6x7(a) }, run: func(s *stage) {
 		ref := s.capsule(s.a, "--memory", "8", "--dirty", "100")
 		r, _ := s.move(s.a, ref, s.b, "--tracker", "uffd-wp")
 		if r.Tracker != migrate.TrackerSoftDirty || !strings.Contains(r.TrackerWhy, "write protection") {
@@ -27,18 +28,24 @@ var trackers = []scenario{
 	}},
 }
 
-// shrinks moves 64 MiB of which a quarter is written to, and demands of every
-// round after the first that it found what was dirtied in the one before.
+// shrinks moves 64 MiB of which a quarter is written to, or a quarter of that
+// when it has to be quick, and demands of every round after the first that it
+// found what was dirtied in the one before.
 func (s *stage) shrinks(tracker migrate.Tracker) {
-	const memory, hot, rate = 64 << 20 >> 12, 16 << 20 >> 12, 100 // pages, and pages a second
+	mib := 64
+	if quick() {
+		mib = 16
+	}
+	memory, hot := mib<<20>>12, float64(mib<<20>>12)/4 // pages
+	const rate = 100                                   // pages a second
 	s.sh(s.a, "echo never >/sys/kernel/mm/transparent_hugepage/enabled")
-	ref := s.capsule(s.a, "--memory 64 --hot 0.25 --dirty 100 --threads 1 --children 0")
+	ref := s.capsule(s.a, fmt.Sprintf("--memory %d --hot 0.25 --dirty %d --threads 1 --children 0", mib, rate))
 	before := s.verify(s.a)
 	r, after := s.move(s.a, ref, s.b, "--tracker", string(tracker), "--downtime-limit", "1ms", "--max-rounds", "4")
 	if r.Tracker != tracker {
 		s.Fatalf("tracker %s (%s), want %s", r.Tracker, r.TrackerWhy, tracker)
 	}
-	if len(r.Rounds) < 3 || r.Rounds[0].Dirty() < memory {
+	if len(r.Rounds) < 3 || r.Rounds[0].Dirty() < uint64(memory) {
 		s.Fatalf("rounds %+v", r.Rounds)
 	}
 	// What was written in truth: an emulated processor may not come up to the rate.

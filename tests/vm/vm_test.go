@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -37,6 +38,7 @@ type scenario struct {
 	always   bool                   // also run with every commit
 	fits     func(a, b Kernel) bool // nil for all kernels
 	machines machines
+	measures bool // is for its figures: nothing runs beside it
 	large    bool // only with -large
 	run      func(*stage)
 }
@@ -49,13 +51,14 @@ type machines struct {
 }
 
 // ring tells of half of the ordered pairs, in which each kernel is once the
-// source and once the target: for scenarios to which it hardly matters.
+// source and once the target: for scenarios to which only one of them matters.
 func ring(a, b Kernel) bool {
 	next := map[string]string{"6.1": "6.12", "6.12": "7.2", "7.2": "6.1"}
 	return a == b || next[a.Label()] == b.Label()
 }
 
-// once tells of the pair that every commit is tested with.
+// once tells of the pair that every commit is tested with, which is enough for
+// scenarios to which kernels do not matter.
 func once(a, b Kernel) bool { return a == b || a.Label() == "6.12" && b.Label() == "7.2" }
 
 // scenarios returns all, those for the same machines together.
@@ -70,7 +73,7 @@ func scenarios() []scenario {
 	return s
 }
 
-// TestVM runs the scenarios for each pair of kernels.
+// TestVM runs the scenarios for each pair of kernels, one pair after the other.
 func TestVM(t *testing.T) {
 	root, err := SourceTree()
 	if err != nil {
@@ -88,35 +91,67 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []Row
-	report := cmp.Or(os.Getenv("VM_REPORT"), filepath.Join(root, "build", "vm-report.json"))
-	t.Cleanup(func() {
-		if err := writeRows(report, rows); err != nil {
-			t.Error(err)
-		}
-		fmt.Print(Table(rows))
-	})
+	rows := &rows{path: cmp.Or(os.Getenv("VM_REPORT"), filepath.Join(root, "build", "vm-report.json"))}
+	t.Cleanup(func() { fmt.Print(Table(rows.all)) })
 	for _, p := range pairs {
-		t.Run(p[0].Label()+"_"+p[1].Label(), func(t *testing.T) {
-			b := bench{root: root, kernels: p}
-			t.Cleanup(b.stop)
-			for _, s := range scenarios() {
-				if (s.large && !*withLarge) || (*kernelPairs == "" && !s.always) || (s.fits != nil && !s.fits(p[0], p[1])) {
-					continue
-				}
-				row := Row{Scenario: s.name, Kernels: p[0].Label() + " to " + p[1].Label(), Verdict: "fail"}
-				start, ran := time.Now(), false
-				if t.Run(s.name, func(t *testing.T) { ran = true; s.run(b.stage(t, &row, s.machines)) }) {
-					row.Verdict = "pass"
-				}
-				if !ran { // -run left it out
-					continue
+		t.Run(p[0].Label()+"_"+p[1].Label(), func(t *testing.T) { runAll(t, &benches{root: root, kernels: p}, rows) })
+	}
+}
+
+// runAll runs the scenarios that a pair of kernels is to be tested with, side by
+// side as far as -parallel allows.
+func runAll(t *testing.T, b *benches, rows *rows) {
+	t.Cleanup(b.stop)
+	for i, s := range scenarios() {
+		if !s.wanted(b.kernels) {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			if !s.measures {
+				t.Parallel()
+			}
+			row := Row{Scenario: s.name, Kernels: b.kernels[0].Label() + " to " + b.kernels[1].Label(), Verdict: "pass"}
+			start := time.Now()
+			t.Cleanup(func() {
+				if t.Failed() {
+					row.Verdict = "fail"
 				}
 				row.Seconds = time.Since(start).Round(100 * time.Millisecond).Seconds()
-				rows = append(rows, row)
-			}
+				if err := rows.add(i, row); err != nil {
+					t.Error(err)
+				}
+			})
+			s.run(b.stage(t, &row, s.machines))
 		})
 	}
+}
+
+// wanted tells whether a scenario is one of those that were asked for.
+func (s scenario) wanted(kernels [2]Kernel) bool {
+	return (s.always || !quick()) && (*withLarge || !s.large) && (s.fits == nil || s.fits(kernels[0], kernels[1]))
+}
+
+// quick tells whether this is for a commit: fewer scenarios, and shorter ones.
+func quick() bool { return *kernelPairs == "" }
+
+// rows are those of scenarios that run side by side.
+type rows struct {
+	path string // of the report, which a run that is cut short leaves behind, too
+	mu   sync.Mutex
+	rank []int
+	all  []Row // by pair, then by rank
+}
+
+// add adds a row of a scenario, after those of lower ranks and of other kernels.
+func (r *rows) add(rank int, row Row) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := len(r.all)
+	for at > 0 && r.all[at-1].Kernels == row.Kernels && r.rank[at-1] > rank {
+		at--
+	}
+	r.all, r.rank = slices.Insert(r.all, at, row), slices.Insert(r.rank, at, rank)
+	return writeRows(r.path, r.all)
 }
 
 // parsePairs reads -kernels.
@@ -150,58 +185,6 @@ func parsePairs(s string, d Definition, im Image) (pairs [][2]Kernel, err error)
 		pairs = append(pairs, [2]Kernel{ka, kb})
 	}
 	return pairs, nil
-}
-
-// bench keeps two machines for the scenarios of a pair of kernels. After one
-// that failed, or for one that needs another size, they are started afresh.
-type bench struct {
-	root     string
-	kernels  [2]Kernel
-	set      *Set
-	machines machines // of set
-}
-
-func (b *bench) stop() {
-	if b.set != nil {
-		b.set.Stop()
-		b.set = nil
-	}
-}
-
-// stage readies the machines for a scenario.
-func (b *bench) stage(t *testing.T, row *Row, want machines) *stage {
-	t.Helper()
-	if b.machines != want {
-		b.stop()
-	}
-	if b.set == nil {
-		start := time.Now()
-		set, err := Start(t.Context(), Options{
-			Root: b.root, Log: os.Stderr, Memory: want.memory,
-			Kernels: map[string]string{"A": b.kernels[0].Version, "B": b.kernels[1].Version},
-			CPU:     map[string]string{"B": want.cpuB},
-			Uptime:  map[string]time.Duration{"A": want.uptimeA},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.set, b.machines = set, want
-		t.Logf("machines ready after %v", time.Since(start).Round(100*time.Millisecond))
-	}
-	before := b.set.processorTime()
-	s := &stage{T: t, set: b.set, a: b.set.Machine("A"), b: b.set.Machine("B"), row: row}
-	t.Cleanup(func() {
-		row.Processor = (b.set.processorTime() - before).Seconds()
-		t.Logf("the machines used %.0f s of processors", row.Processor)
-		if t.Failed() {
-			s.explain()
-			b.stop()
-		} else if err := s.clear(); err != nil {
-			t.Errorf("clearing the stage: %v", err)
-			b.stop()
-		}
-	})
-	return s
 }
 
 // afterwards is a context for what is done after a test's own has ended.
