@@ -130,7 +130,7 @@ func (v *move) expectedFiles(trees []*tree) (bytes uint64) {
 
 // pass sends one pass over a tree.
 func (v *move) pass(ctx context.Context, n int, t *tree, final bool) (rootfs.Stats, error) {
-	out, err := v.session.OpenTree(ctx, n)
+	out, err := v.session.OpenTree(ctx, n, v.path.Codec)
 	if err != nil {
 		return rootfs.Stats{}, err
 	}

@@ -147,7 +147,7 @@ func (r *receiver) sayPrepared(ctx context.Context, s *transport.Session) error 
 }
 
 func (r *receiver) offerTree(ctx context.Context, s *transport.Session, i int) error {
-	out, err := s.OpenTree(ctx, i)
+	out, err := s.OpenTree(ctx, i, func() transport.Codec { return transport.CodecNone }) // digests
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ func TestDocumentedNumbers(t *testing.T) {
 // The fields of each layout join without a gap, and end where the code's do.
 func TestDocumentedLayouts(t *testing.T) {
 	layouts := map[string]int{
-		"hello": helloLen, "header": headerLen, "batch": batchHeadLen, "piece": pieceLen, "ref": refLen, "file": fileHeadLen, "end": endLen,
+		"hello": helloLen, "header": headerLen, "batch": batchHeadLen, "piece": pieceLen, "ref": refLen, "file": fileHeadLen, "packed": packedHeadLen, "end": endLen,
 	}
 	for name, size := range layouts {
 		end := 0

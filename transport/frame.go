@@ -60,7 +60,7 @@ const (
 var since = map[FrameType]uint16{
 	FrameDescribe: 2, FrameDescription: 2, FrameReserve: 2, FrameReserved: 2, FrameCordon: 2, FrameCordoned: 2,
 	FrameChange: 2, FrameChanged: 2, FrameStop: 2, FrameStopped: 2,
-	FrameLook: 2, FrameLooked: 2, FramePassAck: 2, FrameTreeStart: 2,
+	FrameLook: 2, FrameLooked: 2, FramePassAck: 2, FrameTreeStart: 2, FramePackedData: 2,
 }
 
 // spoken reports whether a frame exists in a version of the protocol.
@@ -75,6 +75,7 @@ const (
 	FrameFileData   FrameType = 0x44
 	FrameStreamEnd  FrameType = 0x45
 	FrameTreeStart  FrameType = 0x46
+	FramePackedData FrameType = 0x47
 )
 
 var frameNames = map[FrameType]string{
@@ -90,7 +91,7 @@ var frameNames = map[FrameType]string{
 	FrameStop: "Stop", FrameStopped: "Stopped",
 	FramePagesStart: "PagesStart", FrameBatch: "Batch", FrameFilesStart: "FilesStart",
 	FrameFileHeader: "FileHeader", FrameFileData: "FileData", FrameStreamEnd: "StreamEnd",
-	FrameTreeStart: "TreeStart",
+	FrameTreeStart: "TreeStart", FramePackedData: "PackedData",
 }
 
 // String returns the frame's name in docs/protocol.md.
@@ -109,7 +110,7 @@ const (
 	MaxPieces    = 4096      // pieces of one batch
 	MaxDelta     = 2047      // one page's delta; a longer one saves too little
 	MaxAhead     = 4 << 20   // frames of a round from the oldest that is not sent yet to the newest begun, on all its streams
-	MaxFileChunk = 256 << 10 // payload of a FileData frame
+	MaxFileChunk = 256 << 10 // payload of a FileData frame, and what a PackedData frame holds
 	MaxFileName  = 255       // name of a file
 	MaxFiles     = 65536     // files of one stream
 	MaxHostName  = 255       // name in a Hello
@@ -162,6 +163,8 @@ func payloadLimits(t FrameType) (low, high uint32, ok bool) {
 		return endLen, endLen, true
 	case FrameTreeStart:
 		return treeHeadLen, treeHeadLen, true
+	case FramePackedData:
+		return packedHeadLen + 1, packedHeadLen + MaxFileChunk, true
 	}
 	_, ok = messages[t]
 	return 2, MaxControl, ok

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"migrate"
 )
@@ -102,13 +103,14 @@ func fewTrees(n int) error {
 // TreeWriter sends one pass over a tree, whose bytes only package rootfs knows.
 type TreeWriter struct {
 	*outgoing
-	ctx context.Context // io.Writer has no other way to take one
-	buf []byte
+	ctx   context.Context // io.Writer has no other way to take one
+	codec func() Codec
+	buf   []byte
 }
 
 // OpenTree opens a stream for a pass over tree n. ctx is for all that is
-// written.
-func (s *Session) OpenTree(ctx context.Context, n int) (*TreeWriter, error) {
+// written; codec is asked before each piece how it is to be compressed.
+func (s *Session) OpenTree(ctx context.Context, n int, codec func() Codec) (*TreeWriter, error) {
 	if !FrameTreeStart.spoken(s.version) {
 		return nil, &OldPeerError{Peer: s.peer, Frame: FrameTreeStart, Version: s.version}
 	}
@@ -117,7 +119,7 @@ func (s *Session) OpenTree(ctx context.Context, n int) (*TreeWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &TreeWriter{outgoing: o, ctx: ctx}, nil
+	return &TreeWriter{outgoing: o, ctx: ctx, codec: codec}, nil
 }
 
 // Write sends bytes of the pass. On an error the stream is lost.
@@ -126,8 +128,11 @@ func (w *TreeWriter) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	for sent := 0; sent < len(p); {
 		n := min(len(p)-sent, MaxFileChunk)
-		w.buf = append(header{FrameFileData, uint32(n)}.appendTo(w.buf[:0]), p[sent:sent+n]...)
-		if err := w.write(w.ctx, w.buf); err != nil {
+		err := w.pack(p[sent : sent+n])
+		if err == nil {
+			err = w.write(w.ctx, w.buf)
+		}
+		if err != nil {
 			return sent, err
 		}
 		sent += n
@@ -135,19 +140,40 @@ func (w *TreeWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// pack makes the frame that carries data: compressed, if that gains anything.
+func (w *TreeWriter) pack(data []byte) error {
+	const front = headerLen + packedHeadLen
+	b, codec, err := compress(slices.Grow(w.buf[:0], front)[:front], data, w.codec(), quick)
+	if err != nil {
+		return err
+	}
+	w.buf = b
+	if codec == CodecNone {
+		w.buf = append(header{FrameFileData, uint32(len(data))}.appendTo(b[:0]), data...)
+		return nil
+	}
+	header{FramePackedData, uint32(len(b) - headerLen)}.appendTo(b[:0])
+	b[headerLen] = byte(codec)
+	binary.BigEndian.PutUint32(b[headerLen+1:], uint32(len(data)))
+	return nil
+}
+
 // Abandon loses the stream, unless it has ended: its reader learns that no end
 // will come.
 func (w *TreeWriter) Abandon(err error) { w.abandon(err) }
 
-// treeHeadLen is the payload of a TreeStart frame.
-const treeHeadLen = 4
+const (
+	treeHeadLen   = 4     // payload of a TreeStart frame
+	packedHeadLen = 1 + 4 // codec and size, in front of what a PackedData frame holds
+)
 
 // TreeReader receives one pass over a tree. One goroutine at a time.
 type TreeReader struct {
 	*incoming
 	Tree  int // which one
 	ctx   context.Context
-	chunk []byte
+	chunk []byte // of the frame, or of room
+	room  []byte // for what was compressed
 }
 
 func (*TreeReader) start() FrameType { return FrameTreeStart }
@@ -166,14 +192,30 @@ func (r *TreeReader) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if t := FrameType(frame[0]); t != FrameFileData {
-			return 0, r.fail(fmt.Errorf("%w: %v in a pass over files", ErrProtocol, t))
+		if r.chunk, err = r.unpack(FrameType(frame[0]), frame[headerLen:]); err != nil {
+			return 0, r.fail(err)
 		}
-		r.chunk = frame[headerLen:]
 	}
 	n := copy(p, r.chunk)
 	r.chunk = r.chunk[n:]
 	return n, nil
+}
+
+// unpack returns what a frame carries.
+func (r *TreeReader) unpack(t FrameType, payload []byte) ([]byte, error) {
+	switch t {
+	case FrameFileData:
+		return payload, nil
+	case FramePackedData:
+		size := binary.BigEndian.Uint32(payload[1:])
+		if size > MaxFileChunk {
+			return nil, fmt.Errorf("%w: %d bytes of files in one frame, at most %d are allowed", ErrProtocol, size, MaxFileChunk)
+		}
+		var err error
+		r.room, err = decompress(r.room[:0], payload[packedHeadLen:], int(size), Codec(payload[0]))
+		return r.room, err
+	}
+	return nil, fmt.Errorf("%w: %v in a pass over files", ErrProtocol, t)
 }
 
 // End demands that nothing follows.

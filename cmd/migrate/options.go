@@ -18,7 +18,7 @@ func bindOptions(f *pflag.FlagSet, o *migrate.Options) {
 	f.StringVar((*string)(&o.ManageCgroupsMode), "manage-cgroups-mode", string(o.ManageCgroupsMode), "CRIU's handling of cgroups: "+join(migrate.CgroupModes))
 	f.StringVar((*string)(&o.Clock), "clock", string(o.Clock), "monotonic clocks after the outage: continue (advanced by it) or pause (it is hidden)")
 	f.StringVar((*string)(&o.TCP), "tcp", string(o.TCP), "established TCP connections: refuse (they block the move), close, or established (they move with a network namespace of the workload's own)")
-	f.StringVar(&o.Compress, "compress", o.Compress, "compression of pages: auto, none, s2 or zstd")
+	f.StringVar(&o.Compress, "compress", o.Compress, "compression of memory and files: auto, none, s2 or zstd")
 	f.Var((*rateFlag)(&o.Bandwidth), "bandwidth", "cap on the wire, such as 100MiB (a second) or 1gbit; 0 is none")
 	f.DurationVar(&o.Timeout, "timeout", o.Timeout, "roll back if the commit point is not reached in this time")
 	f.DurationVar(&o.FreezeTimeout, "freeze-timeout", o.FreezeTimeout, "roll back if the workload is frozen longer than this")

@@ -46,5 +46,8 @@ func New(o Options) (*Path, error) {
 // have received it.
 func (p *Path) Forget() { p.cache.clear() }
 
+// Codec is the one that fits the link now. It may be called from any goroutine.
+func (p *Path) Codec() transport.Codec { return p.pace.Codec() }
+
 // Close releases the cache.
 func (p *Path) Close() error { return p.cache.close() }
