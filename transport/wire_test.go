@@ -90,8 +90,8 @@ func TestCommonVersion(t *testing.T) {
 
 // Every message has a number, a decoder and a name, and comes back as it was.
 func TestMessages(t *testing.T) {
-	if len(messages)+7 != len(frameNames) {
-		t.Errorf("%d messages and 7 other frames, but %d names", len(messages), len(frameNames))
+	if len(messages)+8 != len(frameNames) {
+		t.Errorf("%d messages and 8 other frames, but %d names", len(messages), len(frameNames))
 	}
 	for typ, dec := range messages {
 		m, err := dec([]byte(`{"id":"0123456789abcdef","drain":"0123456789abcdef","phase":"held"}`))
