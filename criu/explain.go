@@ -1,7 +1,6 @@
 package criu
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -9,11 +8,11 @@ import (
 // logLine takes a line of CRIU's log apart: "(00.012345)  1234: Error
 // (criu/files-ext.c:98): text", where time, "pie: " and PID may be absent.
 // File names and line numbers differ between builds, so nothing rests on them.
-var logLine = regexp.MustCompile(`^(?:\([0-9.]+\))?\s*(?:pie: )?(?:[0-9]+: )?(Error|Warn)\s+\([^)]*\):\s*(.*)$`)
+var logLine = onNeed(`^(?:\([0-9.]+\))?\s*(?:pie: )?(?:[0-9]+: )?(Error|Warn)\s+\([^)]*\):\s*(.*)$`)
 
 // noise are errors that say that something failed but not why, or that come
 // in good runs too.
-var noise = regexp.MustCompile(`FAILED|failed with|exited, status|RLIMIT_NOFILE|^[-=]+$|^Aborting |killed by signal|` +
+var noise = onNeed(`FAILED|failed with|exited, status|RLIMIT_NOFILE|^[-=]+$|^Aborting |killed by signal|` +
 	`Unable to open fd=|Unable to detach from|Can't open vma|Can't make \w+ id|Unlock network failed|TCP_CORK|TCP_NODELAY|` +
 	`^Restorer fail \d+$`) // what every task says that gives up in criu/pie/restorer.c, after the reason
 
@@ -32,7 +31,7 @@ func Explain(log []string) (cause, advice string) {
 		}
 	}
 	for _, text := range slices.Backward(errs) {
-		if !noise.MatchString(text) {
+		if !noise().MatchString(text) {
 			return text, ""
 		}
 	}
@@ -50,7 +49,7 @@ func errorsBeforeEnd(log []string) (errs, warns []string) {
 		}
 	}
 	for _, line := range log[:end] {
-		m := logLine.FindStringSubmatch(line)
+		m := logLine().FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
@@ -65,11 +64,12 @@ func errorsBeforeEnd(log []string) (errs, warns []string) {
 
 func explainLine(text string) (cause, advice string, ok bool) {
 	for _, h := range heads {
-		m := h.pattern.FindStringSubmatchIndex(text)
+		pattern := h.pattern()
+		m := pattern.FindStringSubmatchIndex(text)
 		if m == nil {
 			continue
 		}
-		expand := func(template string) string { return string(h.pattern.ExpandString(nil, template, text, m)) }
+		expand := func(template string) string { return string(pattern.ExpandString(nil, template, text, m)) }
 		return expand(h.cause), expand(h.advice), true
 	}
 	return "", "", false

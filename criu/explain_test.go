@@ -166,16 +166,16 @@ func TestExplainHeads(t *testing.T) {
 		reached[headOf(also)] = true // TestExplainLogs has these
 	}
 	for _, h := range heads {
-		if !reached[h.pattern.String()] {
-			t.Errorf("no line reaches %s", h.pattern)
+		if !reached[h.pattern().String()] {
+			t.Errorf("no line reaches %s", h.pattern())
 		}
 	}
 }
 
 func headOf(line string) string {
 	for _, h := range heads {
-		if h.pattern.MatchString(line) {
-			return h.pattern.String()
+		if h.pattern().MatchString(line) {
+			return h.pattern().String()
 		}
 	}
 	return ""

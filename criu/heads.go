@@ -1,16 +1,25 @@
 package criu
 
-import "regexp"
+import (
+	"regexp"
+	"sync"
+)
 
 // head is the beginning of an error of CRIU's and what it means. $1 and so on
 // stand for groups of the pattern.
 type head struct {
-	pattern       *regexp.Regexp
+	pattern       func() *regexp.Regexp
 	cause, advice string
 }
 
 func when(pattern, cause, advice string) head {
-	return head{regexp.MustCompile(pattern), cause, advice}
+	return head{onNeed(pattern), cause, advice}
+}
+
+// onNeed compiles an expression when it is first asked for: most runs of the
+// program need none, and all of them together take milliseconds.
+func onNeed(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }
 
 // Advice that more than one error shares.

@@ -41,7 +41,7 @@ func newError(op string, errno syscall.Errno, log []string, fallback string) *Er
 	cause, advice := Explain(log)
 	if cause == "" {
 		cause = strings.TrimSpace(fallback)
-		if m := logLine.FindStringSubmatch(cause); m != nil {
+		if m := logLine().FindStringSubmatch(cause); m != nil {
 			cause = m[2]
 		}
 	}

@@ -30,13 +30,16 @@ func (d Description) Outline() Description {
 	return Description{Links: links}
 }
 
-var wellNamed = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}$`)
+var wellNamed = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:-]*$`)
+
+// maxName is the longest name of a file (NAME_MAX, pathname(7)).
+const maxName = 255
 
 // ValidName reports whether path is one that a namespace may be given at a peer's wish:
 // a name that ip-netns(8) knows.
 func ValidName(path string) bool {
 	dir, name := filepath.Split(path)
-	return (dir == "/run/netns/" || dir == "/var/run/netns/") && wellNamed.MatchString(name)
+	return (dir == "/run/netns/" || dir == "/var/run/netns/") && len(name) <= maxName && wellNamed.MatchString(name)
 }
 
 // RemoveOwn is [RemoveNamed] if the name is still that of the namespace with the
