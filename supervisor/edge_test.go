@@ -80,6 +80,7 @@ func TestSupervisorKilledLettingGo(t *testing.T) {
 
 // After a hop, a program that joins the workload has its clocks.
 func TestExecAfterRestore(t *testing.T) {
+	t.Parallel()
 	d := sleeper(t, n("s-er"))
 	h := newHost(t)
 	spec := d.spec(n("s-er-b"))
@@ -114,6 +115,7 @@ func TestExecAfterRestore(t *testing.T) {
 }
 
 func TestRestoreNet(t *testing.T) {
+	t.Parallel()
 	src := newHost(t)
 	spec := script("echo up; sleep 1000")
 	spec.Net = true
@@ -142,6 +144,7 @@ func TestClockWithoutNamespace(t *testing.T) {
 
 // A job of a shell: its session's leader stays behind.
 func TestRestoreShellJob(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	master, slave, err := pty.Open()
 	if err != nil {

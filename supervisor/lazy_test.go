@@ -135,11 +135,13 @@ func resume(t *testing.T, c *Client) {
 // TestLazy has workloads look at their memory at once, in all the ways in which a
 // program may change it meanwhile.
 func TestLazy(t *testing.T) {
-	for _, tasks := range []string{
+	t.Parallel()
+	for i, tasks := range []string{
 		"verify", "random verify random random", "fork", "fork fork verify", "remap", "drop", "fork remap drop random", "fork wipe",
 	} {
 		t.Run(tasks, func(t *testing.T) {
-			name := n("s-lz")
+			t.Parallel()
+			name := n(fmt.Sprintf("s-lz%d", i))
 			d, act := lazyDumped(t, name, 128, strings.Fields(tasks)...)
 			h, name := newHost(t), name+"-b"
 			c := h.lazyHeld(name, d)
@@ -300,7 +302,7 @@ func stoppedHalfway(t *testing.T, name string) (h *testHost, c *Client, act stri
 }
 
 func TestSupervisorKilledFilling(t *testing.T) {
-	name := n("s-sk")
+	name := n("s-skf")
 	h, c, act, filler, keeper := stoppedHalfway(t, name)
 	st := state(t, c)
 	root := st.Root
@@ -360,6 +362,7 @@ func TestStopFilling(t *testing.T) {
 // Nothing is used up until a workload runs: a restore that failed can be tried
 // again, and one that was discarded leaves the store as it was.
 func TestLazyHeld(t *testing.T) {
+	t.Parallel()
 	name := n("s-lh")
 	d, act := lazyDumped(t, name, 128, "verify")
 	h, name := newHost(t), name+"-b"
@@ -398,6 +401,7 @@ func TestLazyHeld(t *testing.T) {
 
 // What is wrong with a store shows before anything is restored.
 func TestLazyRefused(t *testing.T) {
+	t.Parallel()
 	name := n("s-lr")
 	d, _ := lazyDumped(t, name, 16, "verify")
 	h, name := newHost(t), name+"-b"
@@ -451,6 +455,7 @@ func TestFillerKilledRestoring(t *testing.T) {
 
 // A tree that nobody supervised before is filled in just so.
 func TestLazyProcess(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	act, out := filepath.Join(t.TempDir(), "act"), filepath.Join(t.TempDir(), "out")
 	stdout, err := os.Create(out)

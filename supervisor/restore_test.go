@@ -49,6 +49,7 @@ func inOrder(t *testing.T, logs ...string) {
 }
 
 func TestMoved(t *testing.T) {
+	t.Parallel()
 	src, d, _ := leave(t, n("s-moved"))
 	r := src.record(n("s-moved"))
 	if r.State != workload.Moved || r.MovedTo != "elsewhere" || r.ExitCode != 0 || r.Migration != "0123456789abcdef" {
@@ -61,6 +62,7 @@ func TestMoved(t *testing.T) {
 }
 
 func TestRestoreResume(t *testing.T) {
+	t.Parallel()
 	src, d, stop := leave(t, n("s-rr"))
 	h := newHost(t)
 	c := h.start(n("s-rr-b"))
@@ -129,6 +131,7 @@ func checkTimens(t *testing.T, d dumped, hold Hold, r workload.Record) {
 }
 
 func TestRestoreTwoHops(t *testing.T) {
+	t.Parallel()
 	src, d, _ := leave(t, n("s-hop"))
 	b := newHost(t)
 	c, _ := b.restoreHeld(n("s-hop-b"), d)
@@ -154,6 +157,7 @@ func TestRestoreTwoHops(t *testing.T) {
 }
 
 func TestRestoreDiscard(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-rd"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-rd-b"), d)
@@ -179,6 +183,7 @@ func TestRestoreDiscard(t *testing.T) {
 
 // A client that goes away changes nothing in a hold; the next one decides.
 func TestHoldOutlivesClient(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-ho"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-ho-b"), d)
@@ -200,6 +205,7 @@ func TestHoldOutlivesClient(t *testing.T) {
 }
 
 func TestCRIUKilledInHold(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-ck"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-ck-b"), d)
@@ -229,6 +235,7 @@ func TestCRIUKilledInHold(t *testing.T) {
 }
 
 func TestRootKilledInHold(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-rk"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-rk-b"), d)
@@ -241,6 +248,7 @@ func TestRootKilledInHold(t *testing.T) {
 }
 
 func TestSupervisorKilledInHold(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-sk"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-sk-b"), d)
@@ -266,6 +274,7 @@ func TestSupervisorKilledInHold(t *testing.T) {
 
 // The supervisor and CRIU are killed at once: nobody ends the stuck tasks.
 func TestBothKilledInHold(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-bk"))
 	h := newHost(t)
 	c, hold := h.restoreHeld(n("s-bk-b"), d)
@@ -293,6 +302,7 @@ func criuOf(t *testing.T, h *testHost, name string) int {
 }
 
 func TestRestoreFails(t *testing.T) {
+	t.Parallel()
 	_, d, _ := leave(t, n("s-rf"))
 	h := newHost(t)
 	c := h.start(n("s-rf-b"))
@@ -325,6 +335,7 @@ func TestRestoreFails(t *testing.T) {
 }
 
 func TestDiscardPrepared(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	c := h.start(n("s-dp"))
 	if err := c.Prepare(t.Context(), PrepareSpec{Name: n("s-dp"), CRIU: criu.Tool{Path: criuPath}}); err != nil {
@@ -337,6 +348,7 @@ func TestDiscardPrepared(t *testing.T) {
 }
 
 func TestRestoreTerminal(t *testing.T) {
+	t.Parallel()
 	src := newHost(t)
 	spec := script(`trap 'stty size' WINCH; echo up; while :; do if read l; then echo read $l; fi; [ "$l" = end ] && exit 6; done`)
 	spec.TTY, spec.Rows, spec.Columns = true, 33, 99
@@ -376,6 +388,7 @@ func TestRestoreTerminal(t *testing.T) {
 // A plain process keeps its PID, becomes our child, and what it leaves behind
 // is waited for.
 func TestRestoreProcess(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	stop := filepath.Join(t.TempDir(), "stop")
 	cmd := exec.Command("/bin/sh", "-c", `sh -c 'sleep 1; echo late' & i=0; while [ ! -e `+stop+` ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit 8`)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestRun(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	c := h.runIn(n("s-run"), script(`echo out; echo err >&2; ls /proc/self/fd | tr '\n' ' '; echo; exit 7`))
 	e := h.waitExit(c, n("s-run"))
@@ -37,6 +38,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunOptions(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name string
 		spec RunSpec
@@ -69,6 +71,7 @@ func TestRunOptions(t *testing.T) {
 }
 
 func TestRunRefused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for _, spec := range []RunSpec{{}, {Argv: []string{"no-such-program-anywhere"}}, {Argv: []string{"/etc/passwd"}}, {Argv: []string{"/bin/true"}, Dir: "/nowhere"}} {
 		c := h.start(n("s-refused"))
@@ -87,6 +90,7 @@ func TestRunRefused(t *testing.T) {
 }
 
 func TestStartTwice(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.runIn(n("s-twice"), script("sleep 1000"))
 	_, err := Start(t.Context(), StartConfig{Name: n("s-twice"), StateDir: h.state, RunDir: h.run})
@@ -99,6 +103,7 @@ func TestStartTwice(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name    string
 		script  string
@@ -128,6 +133,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestSIGTERMStops(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	c := h.runIn(n("s-term"), script(`trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done`))
 	h.waitLog(n("s-term"), "stdout", "up")
@@ -142,6 +148,7 @@ func TestSIGTERMStops(t *testing.T) {
 
 // The orphan is reaped by the tiny init, and its output is still logged.
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	c := h.runIn(n("s-orphan"), script(`(sh -c 'sleep 0.1; echo orphan' &); sleep 0.3; ls -d /proc/[0-9]* >/dev/null; echo end`))
 	h.waitExit(c, n("s-orphan"))
@@ -151,6 +158,7 @@ func TestOrphans(t *testing.T) {
 }
 
 func TestSurvivesStarter(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	self, err := os.Executable()
 	if err != nil {
@@ -187,6 +195,7 @@ func TestSurvivesStarter(t *testing.T) {
 }
 
 func TestLogLimit(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	spec := script(`i=0; while [ $i -lt 100 ]; do echo 0123456789012345678; sleep 0.001; i=$((i+1)); done`)
 	spec.LogLimit = 1000
@@ -201,6 +210,7 @@ func TestLogLimit(t *testing.T) {
 }
 
 func TestStdinPipe(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	spec := script(`while read l; do echo got $l; [ "$l" = end ] && exit 0; done`)
 	spec.Stdin = true
@@ -222,6 +232,7 @@ func (h *testHost) nothingLeftSoon(name string) {
 }
 
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	spec := script(`stty size; tty >/dev/null && echo is a tty; trap 'stty size' WINCH; until read l; do :; done; echo read $l; exec 3</dev/tty && echo controlling`)
 	spec.TTY, spec.Rows, spec.Columns = true, 30, 90
@@ -255,6 +266,7 @@ func newTestPipe(t *testing.T) (*os.File, *os.File) {
 }
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	spec := script("sleep 1000")
 	spec.Time = true
