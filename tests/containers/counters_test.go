@@ -14,10 +14,11 @@ import (
 	"migrate/internal/testhost"
 )
 
-// counters are clients of one redis that count without a pause, each over one
-// connection for as long as the test lasts. An answer that is not the next number, or
-// a connection that ends, is an error.
+// counters are clients of one redis that count, each over one connection for as long as
+// the test lasts. An answer that is not the next number, or a connection that ends, is
+// an error.
 type counters struct {
+	pause  time.Duration // between an answer and the next request
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -27,11 +28,14 @@ type counters struct {
 	counts  []int
 }
 
-// count starts n clients on a host.
-func count(t *testing.T, from *testhost.Host, address string, n int) *counters {
+// restful clients leave processors to other tests.
+const restful = 5 * time.Millisecond
+
+// count starts n clients on a host. Without a pause they take all of a processor.
+func count(t *testing.T, from *testhost.Host, address string, n int, pause time.Duration) *counters {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &counters{cancel: cancel, counts: make([]int, n)}
+	c := &counters{pause: pause, cancel: cancel, counts: make([]int, n)}
 	for i := range n {
 		var conn net.Conn
 		await(t, "there is a server at "+address, func() (up bool) {
@@ -68,6 +72,10 @@ func (c *counters) run(ctx context.Context, i int, conn net.Conn) {
 			return
 		}
 		last = now
+		if c.pause > 0 {
+			time.Sleep(c.pause)
+			last = time.Now()
+		}
 	}
 }
 

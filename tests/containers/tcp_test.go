@@ -21,16 +21,16 @@ import (
 )
 
 // TestConnections moves redis with fifty clients who count, there and back: no
-// connection breaks, no number is missing or comes twice.
+// connection breaks, no number is missing or comes twice. It runs by itself, as it tells
+// how long they waited.
 func TestConnections(t *testing.T) {
-	t.Parallel()
 	l := newLAN(t, testhost.Options{Rate: "1gbit"}, "br0")
 	c := l.redis(t, l.a, "runc", "redis", true, "10.77.0.50/24", "fd77::50/64")
 	const address = "10.77.0.50:6379"
 	if err := redisload.Fill(t.Context(), l.client.Dial, address, 200_000); err != nil {
 		t.Fatal(err)
 	}
-	clients := count(t, l.client, address, 50)
+	clients := count(t, l.client, address, 50, 0)
 	for _, hop := range [][2]*testhost.Host{{l.a, l.b}, {l.b, l.a}} {
 		clients.hop(t, c, hop[0], hop[1])
 		_, pid := c.state(hop[1])
@@ -65,7 +65,7 @@ func TestConnectionsElsewhere(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "lan0")
 	c := l.redis(t, l.a, "crun", "six", false, "10.77.0.50/24", "fd77::50/64")
-	clients := count(t, l.client, "[fd77::50]:6379", 10)
+	clients := count(t, l.client, "[fd77::50]:6379", 10, restful)
 	r, _, err := c.tryMove(l.a, l.b, "--tcp", "established")
 	if err == nil || len(r.Blockers) != 1 || r.Blockers[0].Code != "network-bridge" || !strings.Contains(r.Blockers[0].Advice, "--map-bridge br0=NAME") {
 		t.Errorf("without a mapping: %v, %+v", err, r.Blockers)
@@ -133,7 +133,7 @@ func TestConnectionsRefused(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t, testhost.Options{}, "br0")
 	c := l.redis(t, l.a, "runc", "named", true, "10.77.0.50/24")
-	clients := count(t, l.client, "10.77.0.50:6379", 2)
+	clients := count(t, l.client, "10.77.0.50:6379", 2, restful)
 	blocked := func(c container, code, what string, flags ...string) {
 		t.Helper()
 		r, stderr, err := c.tryMove(l.a, l.b, flags...)

@@ -31,6 +31,7 @@ sys.exit(3 if bad or hash(bytes(bytearray(keep))) != sum0 else 0)
 // TestGrowingWorkload moves a program that takes many times what it had in
 // preflight while its memory is copied.
 func TestGrowingWorkload(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	for _, restore := range []migrate.RestoreMode{migrate.RestoreEager, migrate.RestoreLazy} {
 		t.Run(string(restore), func(t *testing.T) {

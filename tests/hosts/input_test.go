@@ -25,6 +25,7 @@ func init() { nextPort.Store(7500) }
 // TestBadInput gives the program everything that it must refuse: each time one
 // clear error, the right exit status, and a workload that runs on.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	set := testhost.Up(t, testhost.Options{Names: []string{"A", "B"}})
 	in := &inputs{a: set.Host("A"), b: set.Host("B")}
 	in.load = startLoad(t, in.a, "--memory", "32")

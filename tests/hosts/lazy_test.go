@@ -16,6 +16,7 @@ import (
 // is there: every check of its memory is good, and the store goes when the
 // memory is complete.
 func TestLazyRestore(t *testing.T) {
+	t.Parallel()
 	for _, tracker := range []string{"hash", "none"} {
 		t.Run(tracker, func(t *testing.T) {
 			a, b := pair(t)
@@ -43,6 +44,7 @@ func TestLazyRestore(t *testing.T) {
 // TestAgentStopsWhileMemoryFills kills the target's agent right after the
 // workload runs: the next one waits for its memory, and then drops the store.
 func TestAgentStopsWhileMemoryFills(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	l := startLoad(t, a, "--memory", "256")
 	move(t, a, l.ref(), b, "--restore", "lazy")
@@ -65,6 +67,7 @@ func TestAgentStopsWhileMemoryFills(t *testing.T) {
 // it. It is there before the freeze; "migrate ps" and "migrate status" tell how far it
 // is, and what became of the workload.
 func TestFillIsShown(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	if err := b.KillAgent(); err != nil {
 		t.Fatal(err)
@@ -120,6 +123,7 @@ func TestFillIsShown(t *testing.T) {
 // TestMoveOnWithoutSupervisor kills the supervisor of a workload whose memory is
 // not complete, and moves it on: the move waits for what fills it.
 func TestMoveOnWithoutSupervisor(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	if err := b.KillAgent(); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 // PID, clocks that never step back, every check of the workload good, and in
 // the end its exit status known to the last host.
 func TestProcessThreeHops(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	l := startLoad(t, a, "--memory", "32", "--dirty", "2000", "--children", "2", "--threads", "3")
 	before := l.verify(t, a)
@@ -56,6 +57,7 @@ func checkClocks(t *testing.T, hop int, r migrate.Report, before, after, wall in
 
 // TestCapsuleThereAndBack moves a capsule, whose process numbers are its own.
 func TestCapsuleThereAndBack(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	l := startCapsule(t, a, "web", "--memory", "16", "--children", "1")
 	before := l.verify(t, a)

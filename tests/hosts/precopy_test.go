@@ -19,6 +19,7 @@ import (
 // TestTrackers moves a busy tree with each tracker and each way to restore,
 // compared page by page while frozen.
 func TestTrackers(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	from, to := a, b
 	for _, c := range []struct {
@@ -66,6 +67,7 @@ func checkRounds(t *testing.T, r migrate.Report, precopy bool) {
 // TestVerifyCatches has a tracker lose one page that changed. The move must end
 // with that page's name, and the workload run on.
 func TestVerifyCatches(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	lying := filepath.Join(t.TempDir(), "migrate")
 	build := exec.Command("go", "build", "-tags", "lyingtracker", "-o", lying, "migrate/cmd/migrate")
@@ -228,6 +230,7 @@ func TestSet(t *testing.T) {
 
 // TestSparse moves a program with a large reservation, which must cost nothing.
 func TestSparse(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	script := `
 import mmap, time, sys
