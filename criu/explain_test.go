@@ -130,6 +130,7 @@ func TestExplainHeads(t *testing.T) {
 		"This process tree can only be restored in a new pid namespace.":                                  "PID namespace of its own",
 		"Can't restore pid namespace without the process init":                                            "init is not in it",
 		"Can't dump a pid namespace without the process init":                                             "init is not in it",
+		"Can't create a directory (-17)":                                                                  "proc.crtools",
 		"timens: Unable to set a monotonic clock offset: Numerical result out of range":                   "monotonic clock",
 		"Unsupported link 3 (type 1 kind wireguard)":                                                      "interface 3",
 		"mnt: No mapping for 30:/data mountpoint":                                                         "/data comes from",

@@ -146,6 +146,8 @@ var namespaces = []head{
 		"end it if it came in by nsenter or exec, then move again"),
 	when(`This process tree can only be restored in a new pid namespace`, "the workload needs a PID namespace of its own", "move its init process, not one below it"),
 	when(`Can't (?:restore|dump a) pid namespace without the process init`, "the workload is part of a PID namespace whose init is not in it", "move the init process of that namespace"),
+	when(`Can't create a directory \(-17\)`, "somebody else dumps a workload with the same working directory, or has left a directory \"proc.crtools\" in it",
+		"remove that directory if it is still there in a moment, and move again"), // get_proc_fd of pie/parasite.c
 	when(`Unable to set a (\w+) clock offset`, "the kernel refused the workload's $1 clock", "see the clock section of the report; the host's own uptime may be out of range"),
 	when(`Unsupported link (\d+) \(type (\d+) kind (.*)\)`, "network interface $1 of the workload is of a kind that cannot be saved ($3)", "keep the network namespace outside of the move, or remove that interface"),
 }

@@ -36,11 +36,17 @@ func (v *move) stopAndCopy(ctx context.Context) error {
 	defer d.child.Close()
 	dumpCtx, release := v.untilCommit(ctx)
 	defer release()
+	letOthers, err := v.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer letOthers()
 	err = d.child.Dump(dumpCtx, d.options, func(hookCtx context.Context, e criu.HookEvent) error {
 		switch e.Hook {
 		case criu.PreDump:
 			return d.freeze(hookCtx)
 		case criu.PostDump:
+			letOthers()
 			return d.afterDump(hookCtx)
 		}
 		return nil

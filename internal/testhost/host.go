@@ -39,6 +39,9 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 		append([]string{"exec", "--set", h.set.name, h.Name, "--", name}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
+	// A directory that hosts share is none where two of them may dump at a time:
+	// CRIU makes one in it, always of the same name.
+	cmd.Dir = "/run"
 	return cmd
 }
 
