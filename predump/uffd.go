@@ -105,8 +105,14 @@ func (u *uffdTracker) protect(ctx context.Context, tasks []Task) (work []*portio
 			return work, err
 		}
 		w := &portion{task: t, memory: m, pages: u.table.takeForgotten(t.image())}
+		err = u.protectTask(w)
+		if gone(err) { // or has another memory by now, for the next round
+			u.forget(w)
+			m.close()
+			continue
+		}
 		work = append(work, w)
-		if err := ignoreGone(u.protectTask(w)); err != nil {
+		if err != nil {
 			return work, fmt.Errorf("watching memory of process %d: %w", t.PID, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -288,4 +289,41 @@ func TestUffdNobody(t *testing.T) {
 		t.Errorf("round: %+v", stats)
 	}
 	wantEqual(t, x.load, x.store, x.areas["data"])
+}
+
+// TestTaskEndsInRound has tasks end at whatever point of a round.
+func TestTaskEndsInRound(t *testing.T) {
+	u, err := NewUffd(NewTable(), func(context.Context) (func() error, error) { return func() error { return nil }, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	// They are no children of this process, which traces them.
+	parent := exec.Command("sh", "-c", "while :; do /bin/true; done")
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = parent.Process.Kill(); _ = parent.Wait() }()
+	seen := map[int]bool{}
+	tasks := func() (list []Task) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", parent.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range strings.Fields(string(b)) {
+			pid, err := strconv.Atoi(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[pid] = true
+			list = append(list, Task{PID: pid, VPID: pid})
+		}
+		return list
+	}
+	s := newStore()
+	for len(seen) < 200 {
+		if _, err := u.Round(t.Context(), tasks, s); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
