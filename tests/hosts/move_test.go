@@ -39,15 +39,19 @@ func TestProcessThreeHops(t *testing.T) {
 	})
 }
 
+// lateness is what the clocks may lose: what passes between the writing of their image
+// and CRIU's reading it, some milliseconds, or more where other tests run.
+const lateness = 250 * time.Millisecond
+
 // checkClocks demands that the monotonic clock advanced by as much as the wall
-// clock, which the machine's hosts share, within 50 ms.
+// clock, which the machine's hosts share.
 func checkClocks(t *testing.T, hop int, r migrate.Report, before, after, wall int64) {
 	t.Helper()
 	gained := after - before
 	if gained < 0 {
 		t.Errorf("hop %d: CLOCK_MONOTONIC went back by %v", hop, time.Duration(-gained))
 	}
-	if d := time.Duration(wall - gained); d > 50*time.Millisecond || d < -time.Millisecond {
+	if d := time.Duration(wall - gained); d > lateness || d < -time.Millisecond {
 		t.Errorf("hop %d: CLOCK_MONOTONIC gained %v while %v passed", hop, time.Duration(gained), time.Duration(wall))
 	}
 	if !r.Clock.Namespace || r.Clock.Policy != migrate.ClockContinue || r.Clock.Bound <= 0 {
