@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 var sets atomic.Int32
@@ -59,6 +60,20 @@ func (s *Set) logAgents(t testing.TB) {
 		if log := h.AgentLog(); log != "" {
 			t.Logf("agent of %s:\n%s", h.Name, log)
 		}
+	}
+}
+
+// Await asks until done says so, or fails the test. It asks ever less often: what waits
+// long is not in a hurry, and to ask takes processors from what it waits for.
+func Await(t testing.TB, patience time.Duration, what string, done func() bool) {
+	t.Helper()
+	const first, last = 10 * time.Millisecond, 150 * time.Millisecond
+	end := time.Now().Add(patience)
+	for pause := first; !done(); pause = min(pause*3/2, last) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+		time.Sleep(pause)
 	}
 }
 

@@ -168,11 +168,7 @@ func (c container) remove(h *testhost.Host) {
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
+	testhost.Await(t, patience, what, done)
 }
 
 // move moves a container and demands that it succeeds, and that nothing of it
@@ -205,15 +201,18 @@ func (c container) tryMove(from, to *testhost.Host, flags ...string) (migrate.Re
 // gone demands that a host keeps no trace of the container but its bundle.
 func (c container) gone(t *testing.T, h *testhost.Host) {
 	t.Helper()
-	script := fmt.Sprintf(`%s list -q; pgrep -x testload; pgrep -f "[s]wrk"; pgrep -f "[m]igrate supervise.*%s";
+	script := fmt.Sprintf(`%s list -q; pgrep -x testload; pgrep -f "[s]wrk|[m]igrate supervise.*%s";
 		find /run/migrate/store /run/migrate/images /run/migrate/w -mindepth 1 2>/dev/null;
 		find /sys/fs/cgroup -type d \( -name %s -o -path "*migrate/*" ! -name _supervisors \) 2>/dev/null;
 		grep -e %s/ -e " %s " -e runtime/root /proc/self/mountinfo; nft list tables 2>/dev/null; true`, c.runtime, c.id, c.id, c.bundle, c.bundle)
 	var out string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if out = strings.TrimSpace(h.Run(t, "sh", "-c", script)); out == "" {
-			return
+	defer func() {
+		if out != "" {
+			t.Logf("left on host %s:\n%s", h.Name, out)
 		}
-	}
-	t.Fatalf("left on host %s:\n%s", h.Name, out)
+	}()
+	testhost.Await(t, 5*time.Second, "nothing is left on "+h.Name, func() bool {
+		out = strings.TrimSpace(h.Run(t, "sh", "-c", script))
+		return out == ""
+	})
 }

@@ -60,9 +60,7 @@ type behaviour struct {
 // left then.
 func (h trio) clear(t *testing.T) {
 	for _, host := range []*testhost.Host{h.a, h.b, h.c} {
-		for _, p := range []string{helperWord, "testload --listen", "migrate move", "sleep 1234"} {
-			pkill(host, "KILL", p)
-		}
+		pkill(host, "KILL", helperWord+"|testload --listen|migrate move|sleep 1234")
 	}
 	for _, host := range []*testhost.Host{h.a, h.b, h.c} {
 		if !t.Failed() {
@@ -75,7 +73,7 @@ func (h trio) clear(t *testing.T) {
 func leftOn(h *testhost.Host) string {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	out, err := h.Output(ctx, "sh", "-c", `pgrep -a testload; pgrep -x criu; pgrep -fa "[m]igrate supervise"; pgrep -fa "`+helperWord[:6]+`[-]";
+	out, err := h.Output(ctx, "sh", "-c", `pgrep -x "testload|criu"; pgrep -fa "[m]igrate supervise|`+helperWord[:6]+`[-]";
 		find /run/migrate/store /run/migrate/images -mindepth 1 -maxdepth 1 2>/dev/null;
 		find /sys/fs/cgroup -type d -path "*migrate/*" ! -name _supervisors 2>/dev/null;
 		nft list tables 2>/dev/null; true`)

@@ -184,10 +184,7 @@ func always(host string) func(string) string { return func(string) string { retu
 func cleanCordons(t *testing.T, h trio) {
 	t.Cleanup(func() {
 		for _, host := range []*testhost.Host{h.a, h.b, h.c} {
-			pkill(host, "KILL", "migrate drain")
-			pkill(host, "KILL", "migrate undrain")
-			pkill(host, "KILL", "sleep 1234")
-			pkill(host, "KILL", "sleep.12345")
+			pkill(host, "KILL", "migrate (un)?drain|sleep.1234")
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			if _, err := host.Output(ctx, "rm", "-rf", "/var/lib/migrate/cordon.json", "/var/lib/migrate/drains"); err != nil {
 				t.Error(err)

@@ -62,11 +62,7 @@ func (l load) awaitReady(t *testing.T, h *testhost.Host) {
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
+	testhost.Await(t, patience, what, done)
 }
 
 // tryStatus asks the copy on a host how it is. A frozen copy does not answer.
@@ -149,17 +145,18 @@ func copies(l load, hosts ...*testhost.Host) (running []string) {
 // nothingLeft demands that a host keeps no trace of a workload.
 func nothingLeft(t *testing.T, h *testhost.Host) {
 	t.Helper()
-	const script = `pgrep -x testload; pgrep -x criu; pgrep -f "[m]igrate supervise";
+	const script = `pgrep -x "testload|criu"; pgrep -f "[m]igrate supervise";
 		find /run/migrate/store /run/migrate/images -mindepth 1 -maxdepth 1 2>/dev/null;
 		find /sys/fs/cgroup -type d -path "*migrate/*" ! -name _supervisors 2>/dev/null;
 		nft list tables 2>/dev/null; true`
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out := strings.TrimSpace(h.Run(t, "sh", "-c", script))
-		if out == "" {
-			return
+	var out string
+	defer func() {
+		if out != "" {
+			t.Logf("left on host %s:\n%s", h.Name, out)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("left on host %s:\n%s", h.Name, out)
-		}
-	}
+	}()
+	testhost.Await(t, 5*time.Second, "nothing is left on "+h.Name, func() bool {
+		out = strings.TrimSpace(h.Run(t, "sh", "-c", script))
+		return out == ""
+	})
 }

@@ -95,11 +95,7 @@ func tryMove(t *testing.T, from *testhost.Host, pid int, to *testhost.Host, flag
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
+	testhost.Await(t, patience, what, done)
 }
 
 // awaitExit demands that the program ends with a status, which the host that
