@@ -68,3 +68,18 @@ func TestFindKnown(t *testing.T) {
 		t.Error("a binary that is gone is still known")
 	}
 }
+
+// TestKnownLists demands that a CRIU of which everything is known can list pages as
+// well as one that is asked.
+func TestKnownLists(t *testing.T) {
+	known, err := FindKnown(t.Context(), realTool(t).Path, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := known.Features(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := known.CanList(t.Context()), realTool(t).CanList(t.Context()); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("known: %v, asked: %v", got, want)
+	}
+}

@@ -118,9 +118,10 @@ func unshareMounts() error {
 
 // makeBelieve has CRIU look at this kernel, changes one flag in what it found,
 // and proves that it is the right one: CRIU then says that the kernel tracks
-// memory, and all else as before.
+// memory, and all else as before. Nothing that is known already counts here: only a
+// CRIU that runs leaves its cache.
 func (t Tool) makeBelieve(ctx context.Context) error {
-	before, err := t.Features(ctx)
+	before, err := t.askFeatures(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (t Tool) makeBelieve(ctx context.Context) error {
 	if err := os.WriteFile(cacheFile, cache, 0o600); err != nil {
 		return err
 	}
-	after, err := t.Features(ctx)
+	after, err := t.askFeatures(ctx)
 	if err != nil {
 		return err
 	}

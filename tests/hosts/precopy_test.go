@@ -47,6 +47,21 @@ func TestTrackers(t *testing.T) {
 	}
 }
 
+// TestListed demands that CRIU gives no page itself where it need not: the downtime would
+// grow with all memory.
+func TestListed(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	l := startLoad(t, a, "--memory", "8")
+	for _, hop := range [][2]*testhost.Host{{a, b}, {b, a}, {a, b}} { // what CRIU says is known the third time
+		_, code, stderr := tryMove(t, hop[0], l.ref(), hop[1].Name, "-v")
+		if code != 0 || strings.Contains(stderr, "CRIU will send every page") {
+			t.Errorf("exit code %d\n%s", code, stderr)
+		}
+	}
+	stopLoad(b, l)
+}
+
 // checkRounds demands that the counts of every round add up, and that later
 // rounds send less than the first.
 func checkRounds(t *testing.T, r migrate.Report, precopy bool) {
