@@ -257,7 +257,8 @@ func (d *Drain) measure(ctx context.Context) error {
 }
 
 func (d *Drain) order(it *Item, id migrate.ID, target string) Order {
-	return Order{ID: id, Drain: d.rec.ID, Ref: it.Ref, Target: named(d.rec.Targets, target).Address, Options: d.rec.Options.Move}
+	move, _ := d.rec.Options.moveOf(it.Labels) // the plan has no place for what has bad labels
+	return Order{ID: id, Drain: d.rec.ID, Ref: it.Ref, Target: named(d.rec.Targets, target).Address, Options: move}
 }
 
 // pollEvery is the pace of asking what became of a migration.

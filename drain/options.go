@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"migrate"
@@ -40,6 +41,8 @@ const (
 	LabelGroup    = "anti-affinity" // no two of a group on one host
 	LabelCPUs     = "cpus"          // processors it needs, in place of what it was seen to use
 	LabelTarget   = "target/"       // in front of a label that the target must have
+	LabelTCP      = "tcp"           // see [migrate.Options], for this workload
+	LabelSync     = "sync"          // likewise, with colons between; no label has commas
 )
 
 // Options are a drain's settings.
@@ -119,4 +122,17 @@ func (o Options) action(w migrate.Listed) Action {
 		return a
 	}
 	return o.Action
+}
+
+// moveOf returns the settings of one workload's move: what its labels say goes
+// before what the drain was told.
+func (o Options) moveOf(labels map[string]string) (migrate.Options, error) {
+	m := o.Move
+	if v, ok := labels[LabelTCP]; ok {
+		m.TCP = migrate.TCPPolicy(v)
+	}
+	if v, ok := labels[LabelSync]; ok {
+		m.Sync = strings.FieldsFunc(v, func(r rune) bool { return r == ':' }) // none if it is empty
+	}
+	return m, m.Validate()
 }

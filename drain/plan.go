@@ -70,17 +70,20 @@ func (o Options) itemOf(host string, w migrate.Listed) Item {
 	if n, err := strconv.ParseFloat(w.Labels[LabelCPUs], 64); err == nil && n >= 0 {
 		it.CPU = n
 	}
-	if b := o.blocker(w); b != nil {
+	move, err := o.moveOf(w.Labels)
+	if err != nil {
+		it.Failure = &migrate.Failure{What: "its label " + err.Error(), Advice: "change it with \"migrate label " + w.Ref + "\""}
+	} else if b := blocker(w, move.TCP); b != nil {
 		it.Failure = &migrate.Failure{What: b.What, Advice: b.Advice}
 	}
 	return it
 }
 
 // blocker returns the first thing that keeps a workload from moving to any
-// host under the options; nil if there is none.
-func (o Options) blocker(w migrate.Listed) *migrate.Finding {
+// host; nil if there is none.
+func blocker(w migrate.Listed, tcp migrate.TCPPolicy) *migrate.Finding {
 	for i, b := range w.Blockers {
-		if b.Code != "tcp-connected" || o.Move.TCP == migrate.TCPRefuse {
+		if b.Code != "tcp-connected" || tcp == migrate.TCPRefuse {
 			return &w.Blockers[i]
 		}
 	}

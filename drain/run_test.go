@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,6 +220,60 @@ func TestActions(t *testing.T) {
 		if got := w.hosts["A"].names(); !slices.Equal(got, []string{"huge", "skipped"}) {
 			t.Errorf("A has %v", got)
 		}
+	})
+}
+
+// TestMoveLabels has workloads leave that need unlike settings of their moves,
+// and come back.
+func TestMoveLabels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld("A", "B")
+		w.hosts["A"].capsule("plain", 1)
+		w.hosts["A"].capsule("clients", 1, LabelTCP, "established", LabelSync, "")
+		w.hosts["A"].capsule("volume", 1, LabelSync, "/srv/db:/srv/wal")
+		w.hosts["A"].capsule("firm", 1, LabelTCP, "refuse")
+		w.hosts["A"].capsule("wrong", 1, LabelTCP, "keep")
+		w.hosts["A"].capsule("relative", 1, LabelSync, "srv")
+		connected := []migrate.Finding{{Code: "tcp-connected", What: "has connections"}}
+		w.hosts["A"].workloads[1].Blockers, w.hosts["A"].workloads[3].Blockers = connected, connected
+		req := request("B")
+		req.Options.Action, req.Options.Move.TCP, req.Options.Move.Sync = Skip, migrate.TCPClose, []string{"/all"}
+		s := openStore(t)
+		r := w.run(t.Context(), t, s, req, &diary{})
+		want := map[string]State{
+			"plain": StateMoved, "clients": StateMoved, "volume": StateMoved, "firm": StateSkipped, "wrong": StateSkipped, "relative": StateSkipped,
+		}
+		if !maps.Equal(states(r), want) {
+			t.Errorf("%v, want %v", states(r), want)
+		}
+		for name, why := range map[string]string{
+			"firm": "has connections", "wrong": `its label tcp: "keep" is not one of`, "relative": `its label sync: "srv" is not an absolute path`,
+		} {
+			if it := r.Items[slices.IndexFunc(r.Items, func(it Item) bool { return it.Name == name })]; it.Failure == nil || !strings.Contains(it.Failure.What, why) {
+				t.Errorf("%s stays because of %+v, want %s", name, it.Failure, why)
+			}
+		}
+		check := func() {
+			t.Helper()
+			for ref, o := range map[string]migrate.Options{
+				"capsule:plain":   {TCP: migrate.TCPClose, Sync: []string{"/all"}},
+				"capsule:clients": {TCP: migrate.TCPEstablished},
+				"capsule:volume":  {TCP: migrate.TCPClose, Sync: []string{"/srv/db", "/srv/wal"}},
+			} {
+				if got := w.asked[ref]; got.TCP != o.TCP || !slices.Equal(got.Sync, o.Sync) {
+					t.Errorf("%s moved with tcp %s and sync %q, want %s and %q", ref, got.TCP, got.Sync, o.TCP, o.Sync)
+				}
+			}
+		}
+		check()
+		clear(w.asked)
+		w.hosts["A"].cordon = nil
+		back, err := Undrain(*r, Host{Name: "A", Address: "A"}, r.Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.run(t.Context(), t, s, back, &diary{})
+		check()
 	})
 }
 

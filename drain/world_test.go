@@ -25,7 +25,8 @@ type world struct {
 	moves         map[string]int // completed, by workload
 	caps          map[migrate.ID]int64
 	mostBandwidth int64
-	order         []string // in which moves began
+	order         []string                   // in which moves began
+	asked         map[string]migrate.Options // with which each workload was last moved
 
 	// misbehave may end a move in another way than well.
 	misbehave func(o Order) *mishap
@@ -55,7 +56,7 @@ type fakeHost struct {
 func newWorld(names ...string) *world {
 	w := &world{
 		hosts: map[string]*fakeHost{}, perTarget: map[string]int{}, mostPerTarget: map[string]int{},
-		moves: map[string]int{}, caps: map[migrate.ID]int64{},
+		moves: map[string]int{}, caps: map[migrate.ID]int64{}, asked: map[string]migrate.Options{},
 	}
 	for _, n := range names {
 		w.hosts[n] = &fakeHost{w: w, name: n, memory: 100000, traces: map[migrate.ID]Trace{}, reserved: map[migrate.ID]uint64{}}
@@ -155,7 +156,7 @@ func (w *world) depart(h *fakeHost, o Order) (migrate.Listed, bool) {
 	w.perTarget[o.Target]++
 	w.most = max(w.most, w.running)
 	w.mostPerTarget[o.Target] = max(w.mostPerTarget[o.Target], w.perTarget[o.Target])
-	w.caps[o.ID] = o.Options.Bandwidth
+	w.caps[o.ID], w.asked[o.Ref] = o.Options.Bandwidth, o.Options
 	w.addUp()
 	w.order = append(w.order, h.workloads[i].Name)
 	return h.workloads[i], true
