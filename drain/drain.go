@@ -287,6 +287,24 @@ func fate(ctx context.Context, patience time.Duration, source Source, target Tar
 	}
 }
 
+// cleared returns when a target has nothing more to do with a migration that
+// came to nothing: what it still has of it would be in the way of another try.
+// A target that does not answer is not waited for.
+func cleared(ctx context.Context, patience time.Duration, target Target, id migrate.ID) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if t := trace(ctx, target.Trace, id); t == nil || !t.Busy {
+			return
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func trace(ctx context.Context, ask func(context.Context, migrate.ID) (Trace, error), id migrate.ID) *Trace {
 	t, err := ask(ctx, id)
 	if err != nil {

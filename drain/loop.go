@@ -26,6 +26,14 @@ func (e *end) unsure() bool {
 	return e.report.Status == migrate.StatusInDoubt || e.report.Status == migrate.StatusActive
 }
 
+// nothing reports whether the move came to nothing.
+func (e *end) nothing() bool {
+	if e.unsure() {
+		return e.fate == Stayed
+	}
+	return e.report == nil || e.report.Status != migrate.StatusCompleted
+}
+
 // NotBegun is an error of a move that touched nothing: there is no doubt about
 // the workload.
 type NotBegun struct{ Err error }
@@ -150,6 +158,9 @@ func (d *Drain) fly(ctx context.Context, it *Item) {
 		})
 		if e.unsure() {
 			e.fate = fate(ctx, patience, source, target, f.id)
+		}
+		if e.nothing() {
+			cleared(ctx, patience, target, f.id)
 		}
 		d.ends <- e
 	}()

@@ -122,6 +122,44 @@ func TestTriesEnd(t *testing.T) {
 	})
 }
 
+// TestRetryWaits: a target that still clears away a failed try takes no other one.
+func TestRetryWaits(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		bad  mishap
+		down bool // the target, from then on
+		want State
+	}{
+		{"it failed", mishap{status: migrate.StatusFailed, lingers: 20 * time.Second}, false, StateMoved},
+		{"the connection broke", mishap{err: errors.New("connection lost"), lingers: 20 * time.Second}, false, StateMoved},
+		{"for too long", mishap{status: migrate.StatusFailed, lingers: time.Hour}, false, StateFailed},
+		{"the target is gone", mishap{status: migrate.StatusFailed, lingers: time.Hour}, true, StateFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld("A", "B")
+				w.hosts["A"].capsule("a", 10)
+				tries := 0
+				w.misbehave = func(o Order) *mishap {
+					if tries++; tries == 1 {
+						w.hosts["B"].down = c.down
+						return &c.bad
+					}
+					return nil
+				}
+				began := time.Now()
+				r := w.run(t.Context(), t, openStore(t), request("B"), &diary{})
+				if it := r.Items[0]; it.State != c.want || c.want == StateMoved && len(it.Attempts) != 2 {
+					t.Errorf("%s after %d attempts, want %s", it.State, len(it.Attempts), c.want)
+				}
+				if took := time.Since(began); took > 4*time.Minute || c.down && took > time.Minute {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
 func TestHaltOnFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld("A", "B")

@@ -36,9 +36,10 @@ type world struct {
 type mishap struct {
 	after   time.Duration
 	status  migrate.Status
-	err     error // instead of a report
-	arrives bool  // all the same, the workload is on the target then
-	never   bool  // nobody will ever know
+	err     error         // instead of a report
+	arrives bool          // all the same, the workload is on the target then
+	never   bool          // nobody will ever know
+	lingers time.Duration // the target has something of it for so long, and takes it not again
 }
 
 type fakeHost struct {
@@ -51,6 +52,7 @@ type fakeHost struct {
 	reserved  map[migrate.ID]uint64
 	down      bool
 	stopped   []string
+	clearing  string // what it still has of a move that failed
 }
 
 func newWorld(names ...string) *world {
@@ -111,8 +113,12 @@ func (h *fakeHost) Move(ctx context.Context, o Order, emit func(migrate.Event)) 
 	if h.w.misbehave != nil {
 		bad = h.w.misbehave(o)
 	}
-	l, ok := h.w.depart(h, o)
 	r := &migrate.Report{ID: o.ID, Workload: o.Ref, Status: migrate.StatusCompleted}
+	if h.w.busyWith(o) {
+		r.Status, r.Blockers = migrate.StatusBlocked, []migrate.Finding{{Code: "name-taken", What: o.Ref + " is there"}}
+		return r, nil
+	}
+	l, ok := h.w.depart(h, o)
 	if !ok {
 		r.Status, r.Blockers = migrate.StatusBlocked, []migrate.Finding{{Code: "not-found", What: "no " + o.Ref}}
 		return r, nil
@@ -135,6 +141,9 @@ func (h *fakeHost) Move(ctx context.Context, o Order, emit func(migrate.Event)) 
 	} else if !bad.never {
 		h.w.settled(h, o, migrate.RolledBack)
 	}
+	if bad != nil && bad.lingers > 0 {
+		h.w.linger(o, bad.lingers)
+	}
 	if bad != nil && bad.err != nil {
 		return nil, bad.err
 	}
@@ -142,6 +151,27 @@ func (h *fakeHost) Move(ctx context.Context, o Order, emit func(migrate.Event)) 
 		r.Status, r.Error = bad.status, &migrate.Failure{What: "the move failed"}
 	}
 	return r, nil
+}
+
+// linger has the target take its time to clear away a move that failed.
+func (w *world) linger(o Order, d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.hosts[o.Target]
+	t.traces[o.ID] = Trace{Known: true, Busy: true, Phase: migrate.Prepare}
+	t.clearing = o.Ref
+	time.AfterFunc(d, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		t.traces[o.ID] = Trace{Known: true, Phase: migrate.RolledBack}
+		t.clearing = ""
+	})
+}
+
+func (w *world) busyWith(o Order) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.hosts[o.Target].clearing == o.Ref
 }
 
 func (w *world) depart(h *fakeHost, o Order) (migrate.Listed, bool) {
