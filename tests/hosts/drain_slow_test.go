@@ -64,8 +64,8 @@ func testDrainKilled(t *testing.T, h trio) {
 		t.Fatal(err)
 	}
 	d := runDrain(t, h.c, 0, "drain", "A", "--resume")
-	if d.result.Moved() != 3 {
-		t.Errorf("%+v", d.result)
+	if d.Result.Moved() != 3 {
+		t.Errorf("%+v", d.Result)
 	}
 	f.on(t, h, always("B"))
 	movedOnce(t, h.a, f)
@@ -97,10 +97,10 @@ func testDrainKilledHere(t *testing.T, h trio) {
 	pkill(h.a, "KILL", "migrate drain")
 	_ = m.cmd.Wait() // killed
 	d := runDrain(t, h.a, 0, "drain", "--resume")
-	if d.result.Moved() != 3 {
-		t.Errorf("%+v", d.result)
+	if d.Result.Moved() != 3 {
+		t.Errorf("%+v", d.Result)
 	}
-	went := targetsOf(t, d.result)
+	went := targetsOf(t, d.Result)
 	f.on(t, h, func(ref string) string { return went[ref] })
 	runDrain(t, h.a, 0, "undrain")
 }
@@ -116,8 +116,8 @@ func testDrainAgentDies(t *testing.T, h trio) {
 		t.Fatal(err)
 	}
 	d := m.endDrain(t, 0)
-	if d.result.Moved() != 3 {
-		t.Errorf("%+v", d.result)
+	if d.Result.Moved() != 3 {
+		t.Errorf("%+v", d.Result)
 	}
 	f.on(t, h, always("B"))
 	runDrain(t, h.c, 0, "undrain", "A")
@@ -135,10 +135,10 @@ func testDrainTargetDies(t *testing.T, h trio) {
 	if err := h.b.StartAgent(nil); err != nil {
 		t.Fatal(err)
 	}
-	went := targetsOf(t, d.result)
-	retried := slices.ContainsFunc(d.steps, func(s drain.Step) bool { return s.Step == "retry" && s.Failure != nil })
+	went := targetsOf(t, d.Result)
+	retried := slices.ContainsFunc(d.Steps, func(s drain.Step) bool { return s.Step == "retry" && s.Failure != nil })
 	if went["capsule:slow2"] != "C" && went["capsule:slow1"] != "C" || !retried {
-		t.Errorf("went to %v, steps %+v", went, d.steps)
+		t.Errorf("went to %v, steps %+v", went, d.Steps)
 	}
 	f.on(t, h, func(ref string) string { return went[ref] })
 	runDrain(t, h.a, 0, "undrain")
@@ -160,8 +160,8 @@ func testTwoDrains(t *testing.T, h trio) {
 	}
 	pkill(h.a, "INT", "migrate drain")
 	d := m.endDrain(t, 4)
-	if d.result.Status != drain.Cancelled {
-		t.Errorf("interrupted: %+v", d.result)
+	if d.Result.Status != drain.Cancelled {
+		t.Errorf("interrupted: %+v", d.Result)
 	}
 	f.on(t, h, always("A"))
 	runDrain(t, h.c, 0, "drain", "A", "--to", "B")

@@ -1,7 +1,6 @@
 package hosts
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,50 +26,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// drained is what a drain has told, line by line.
-type drained struct {
-	plans    []drain.Record
-	steps    []drain.Step
-	progress int
-	result   drain.Record
-}
-
-// readDrain reads the JSON lines of a drain.
-func readDrain(t *testing.T, out string) (d drained) {
-	t.Helper()
-	lines := bufio.NewScanner(strings.NewReader(out))
-	lines.Buffer(nil, 16<<20)
-	for lines.Scan() {
-		var kind struct{ Type string }
-		var into any
-		line := lines.Bytes()
-		if err := json.Unmarshal(line, &kind); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		switch kind.Type {
-		case "plan":
-			d.plans = append(d.plans, drain.Record{})
-			into = &d.plans[len(d.plans)-1]
-		case "drain":
-			into = &d.result
-		case "step":
-			d.steps = append(d.steps, drain.Step{})
-			into = &d.steps[len(d.steps)-1]
-		case "drain-progress":
-			d.progress++
-			continue
-		default:
-			continue
-		}
-		if err := json.Unmarshal(line, into); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-	}
-	return d
-}
-
 // runDrain runs a command that writes a drain's JSON, and demands its exit code.
-func runDrain(t *testing.T, h *testhost.Host, code int, args ...string) drained {
+func runDrain(t *testing.T, h *testhost.Host, code int, args ...string) testhost.Drained {
 	t.Helper()
 	return beginDrain(t, h, args...).endDrain(t, code)
 }
@@ -88,12 +45,15 @@ func beginDrain(t *testing.T, h *testhost.Host, args ...string) *running {
 	return m
 }
 
-func (m *running) endDrain(t *testing.T, code int) drained {
+func (m *running) endDrain(t *testing.T, code int) testhost.Drained {
 	t.Helper()
 	_ = m.cmd.Wait() // the exit code says it
-	d := readDrain(t, m.stdout.String())
+	d, err := testhost.Drain(m.stdout.String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := exitCode(m.cmd); got != code {
-		t.Fatalf("%s: exit code %d, want %d\n%s\n%+v", m.cmd.Args, got, code, m.stderr.String(), d.result)
+		t.Fatalf("%s: exit code %d, want %d\n%s\n%+v", m.cmd.Args, got, code, m.stderr.String(), d.Result)
 	}
 	return d
 }
@@ -227,12 +187,12 @@ func testDrainAndBack(t *testing.T, h trio) {
 		t.Fatal(err)
 	}
 	// Without a word on what cannot be moved nothing is touched.
-	if d := runDrain(t, h.a, 3, "drain", "--inventory", file); d.result.Status != drain.Blocked || len(d.steps) > 0 {
-		t.Errorf("%s, steps %+v", d.result.Status, d.steps)
+	if d := runDrain(t, h.a, 3, "drain", "--inventory", file); d.Result.Status != drain.Blocked || len(d.Steps) > 0 {
+		t.Errorf("%s, steps %+v", d.Result.Status, d.Steps)
 	}
 	f.on(t, h, always("A"))
 	dry := runDrain(t, h.a, 0, "drain", "--inventory", file, "--action", "skip", "--dry-run")
-	plan := targetsOf(t, dry.plans[len(dry.plans)-1])
+	plan := targetsOf(t, dry.Plans[len(dry.Plans)-1])
 	if plan["capsule:large"] != "C" || plan["capsule:far"] != "C" || plan[stuck] != "" {
 		t.Errorf("plan %v", plan)
 	}
@@ -245,14 +205,14 @@ func testDrainAndBack(t *testing.T, h trio) {
 	}
 
 	d := runDrain(t, h.a, 4, "drain", "--inventory", file, "--action", "skip")
-	if got := targetsOf(t, d.result); !equalTargets(got, plan) {
+	if got := targetsOf(t, d.Result); !equalTargets(got, plan) {
 		t.Errorf("went to %v, the plan was %v", got, plan)
 	}
-	atMost(t, d.steps, 2)
-	if d.progress == 0 || d.result.Moved() != 7 || d.result.Left() != 1 {
-		t.Errorf("%d moved, %d left, %d reports of progress", d.result.Moved(), d.result.Left(), d.progress)
+	atMost(t, d, 2)
+	if d.Progress == 0 || d.Result.Moved() != 7 || d.Result.Left() != 1 {
+		t.Errorf("%d moved, %d left, %d reports of progress", d.Result.Moved(), d.Result.Left(), d.Progress)
 	}
-	for _, it := range d.result.Items {
+	for _, it := range d.Result.Items {
 		if it.Ref == stuck && (it.State != drain.StateSkipped || it.Failure == nil || !strings.Contains(it.Failure.What, "mount namespace")) {
 			t.Errorf("%s: %s, %+v", it.Ref, it.State, it.Failure)
 		}
@@ -265,15 +225,15 @@ func testDrainAndBack(t *testing.T, h trio) {
 	if code != 3 || !slices.ContainsFunc(back.Blockers, func(b migrate.Finding) bool { return b.Code == "cordoned" && b.Advice != "" }) {
 		t.Errorf("a move to a cordoned host: exit code %d, %+v", code, back.Blockers)
 	}
-	report := h.a.Run(t, "migrate", "report", string(d.result.ID))
+	report := h.a.Run(t, "migrate", "report", string(d.Result.ID))
 	history := h.a.Run(t, "migrate", "history", "--drains")
-	if !strings.Contains(report, "capsule:large") || !strings.Contains(history, string(d.result.ID)) || !strings.Contains(history, "failed") {
+	if !strings.Contains(report, "capsule:large") || !strings.Contains(history, string(d.Result.ID)) || !strings.Contains(history, "failed") {
 		t.Errorf("report:\n%s\nhistory:\n%s", report, history)
 	}
 
 	u := runDrain(t, h.a, 0, "undrain")
-	if u.result.Moved() != 7 {
-		t.Errorf("undrain: %+v", u.result)
+	if u.Result.Moved() != 7 {
+		t.Errorf("undrain: %+v", u.Result)
 	}
 	f.on(t, h, always("A"))
 	if out, err := h.a.Output(t.Context(), "migrate", "undrain"); err == nil || !strings.Contains(err.Error(), "no drain of A") && !strings.Contains(err.Error(), "nothing") {
@@ -297,19 +257,10 @@ func targetsOf(t *testing.T, r drain.Record) map[string]string {
 func equalTargets(a, b map[string]string) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
 // atMost demands that never more moves were under way, and that it came to that.
-func atMost(t *testing.T, steps []drain.Step, n int) {
+func atMost(t *testing.T, d testhost.Drained, n int) {
 	t.Helper()
-	most, now := 0, map[string]bool{}
-	for _, s := range steps {
-		if delete(now, s.Workload); s.Step == "begin" {
-			now[s.Workload] = true
-		}
-		if most = max(most, len(now)); len(now) != s.Running {
-			t.Errorf("%d moves under way, the step says %d: %+v", len(now), s.Running, s)
-		}
-	}
-	if most != n {
-		t.Errorf("%d moves at once, want %d", most, n)
+	if most, err := d.AtOnce(); err != nil || most != n {
+		t.Errorf("%d moves at once, want %d: %v", most, n, err)
 	}
 }
 
@@ -323,7 +274,7 @@ func testCordon(t *testing.T, h trio) {
 		t.Errorf("check: %s, %v", check, err)
 	}
 	d := runDrain(t, h.a, 3, "drain", "--to", "B")
-	if it := d.result.Items[0]; it.State != drain.StateBlocked || it.Failure == nil || !strings.Contains(it.Failure.Cause, "cordoned") {
+	if it := d.Result.Items[0]; it.State != drain.StateBlocked || it.Failure == nil || !strings.Contains(it.Failure.Cause, "cordoned") {
 		t.Errorf("drain to a cordoned host: %+v", it)
 	}
 	h.b.Run(t, "migrate", "uncordon")
@@ -341,12 +292,12 @@ func testDrainParallel(t *testing.T, h trio) {
 		h.a.Run(t, "migrate", "run", "--name", fmt.Sprintf("small%d", i), "--", "sleep", "1234")
 	}
 	d := runDrain(t, h.a, 0, "drain", "--to", "B", "--max-parallel", fmt.Sprint(parallel))
-	took, sum := spans(d.result)
+	took, sum := spans(d.Result)
 	t.Logf("%d capsules, %d at a time: %v, all moves together %v", capsules, parallel, took, sum)
 	if limit := sum * 3 / 2 / parallel; took > limit {
 		t.Errorf("%d capsules took %v, want at most %v", capsules, took, limit)
 	}
-	atMost(t, d.steps, parallel)
+	atMost(t, d, parallel)
 }
 
 // spans returns how long all moves took, from the first to the last, and the
