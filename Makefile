@@ -21,8 +21,8 @@ demo: setup # a 256 MiB workload from one host to another and back
 test: # all tests, after setup
 	@scripts/test
 
-test-slow: setup # what takes minutes for itself: the whole crash matrices, and drains in which something dies
-	$(GO) test ./tests/hosts ./tests/containers -p 1 -tags slow -count=1 -timeout 60m -v -run 'Crash|Survive'
+test-slow: setup # what takes minutes for itself: the whole crash matrices, large drains and those in which something dies
+	$(GO) test ./tests/hosts ./tests/containers -p 1 -tags slow -count=1 -timeout 60m -v -run 'Crash|Survive|DrainOf|Promtool'
 
 lint: # the linters of .golangci.yml
 	$(GO) run $(LINT) run
