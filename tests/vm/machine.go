@@ -38,12 +38,12 @@ func accelerator() string { return cmp.Or(os.Getenv("VM_ACCEL"), "tcg") }
 
 // arguments are QEMU's. Processor features are those of the definition under
 // emulation, and the host's else.
-func arguments(d Definition, h Host, k Kernel, im Image, initrd, console string, up time.Duration) []string {
+func arguments(d Definition, h Host, k Kernel, im Image, initrd, console string, up time.Duration, systemd bool) []string {
 	accel, cpu := accelerator(), "host"
 	if accel == "tcg" {
 		accel, cpu = "tcg,thread=multi", d.CPU
 	}
-	settings := guest.Settings{Name: h.Name, Number: h.Number, Address: h.Address, Uptime: int(up.Seconds())}
+	settings := guest.Settings{Name: h.Name, Number: h.Number, Address: h.Address, Uptime: int(up.Seconds()), Systemd: systemd}
 	return []string{
 		"-name", h.Name, "-accel", accel, "-cpu", cpu, "-machine", "q35", "-smp", "1", "-m", strconv.Itoa(d.Memory) + "M",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:" + console,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ type Options struct {
 	Memory  int                      // MiB of each (default as in vms.json)
 	CPU     map[string]string        // by host: model under emulation (default as in vms.json)
 	Uptime  map[string]time.Duration // by host: for how long it seems to have been up before it booted
+	Systemd []string                 // hosts that systemd is the first process of
 	Bare    bool                     // neither certificates nor agents
 	Root    string                   // of the source tree
 	Log     io.Writer                // progress, and boots that are tried again
@@ -136,22 +138,21 @@ func (s *Set) bootAll(ctx context.Context, d Definition, hosts []Host, im Image,
 		if cpu := o.CPU[m.Name]; cpu != "" {
 			d.CPU = cpu
 		}
-		up := o.Uptime[m.Name]
-		wg.Go(func() { errs[i] = s.bootOne(ctx, m, d, im, bin, up, o.Log) })
+		wg.Go(func() { errs[i] = s.bootOne(ctx, m, d, im, bin, o) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (s *Set) bootOne(ctx context.Context, m *Machine, d Definition, im Image, bin string, up time.Duration, log io.Writer) error {
+func (s *Set) bootOne(ctx context.Context, m *Machine, d Definition, im Image, bin string, o Options) error {
 	initrd := filepath.Join(s.dir, m.Name+".initrd")
 	if err := writeInitrd(initrd, m.Kernel, filepath.Join(bin, "guest"), ""); err != nil {
 		return err
 	}
-	args := arguments(d, m.Host, m.Kernel, im, initrd, m.console, up)
+	args := arguments(d, m.Host, m.Kernel, im, initrd, m.console, o.Uptime[m.Name], slices.Contains(o.Systemd, m.Name))
 	err := m.boot(ctx, s.netns, args)
 	if errors.Is(err, errPanic) {
-		fmt.Fprintf(log, "vm: %s panicked and is booted a second time; it said:\n%s\n", m.Name, tail(m.Console(), 40))
+		fmt.Fprintf(o.Log, "vm: %s panicked and is booted a second time; it said:\n%s\n", m.Name, tail(m.Console(), 40))
 		err = m.boot(ctx, s.netns, args)
 	}
 	if err != nil {

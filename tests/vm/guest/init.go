@@ -34,6 +34,7 @@ type Settings struct {
 	Address string // vm.ip, with prefix
 	Uptime  int    // vm.uptime: seconds that it seems to have been up for before
 	SSH     bool   // vm.ssh: be reached by SSH, at an address from DHCP
+	Systemd bool   // vm.systemd: go on as systemd, of which the server is a service
 }
 
 // CommandLine returns s for the kernel's command line.
@@ -44,6 +45,10 @@ func (s Settings) CommandLine() string {
 	}
 	if s.SSH {
 		line += " vm.ssh"
+	}
+	if s.Systemd {
+		// No udev finds the terminals that it would wait for.
+		line += " vm.systemd systemd.getty_auto=no systemd.show_status=1 systemd.journald.forward_to_console=1"
 	}
 	return line
 }
@@ -64,6 +69,8 @@ func ParseCommandLine(line string) (s Settings, err error) {
 			s.Uptime, bad = strconv.Atoi(value)
 		case "vm.ssh":
 			s.SSH = true
+		case "vm.systemd":
+			s.Systemd = true
 		}
 		err = errors.Join(err, bad)
 	}
@@ -92,6 +99,9 @@ func Init() error {
 	}
 	if err := s.apply(); err != nil {
 		return err
+	}
+	if s.Systemd {
+		return becomeSystemd()
 	}
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
