@@ -45,3 +45,72 @@ func TestLinksFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestRenameGhosts(t *testing.T) {
+	dir := t.TempDir()
+	if err := RenameGhosts(dir); err != nil {
+		t.Errorf("without an image: %v", err)
+	}
+	type entry struct {
+		file, number uint32
+		kind         remap.RemapType
+	}
+	// Two descriptors of one file, one of another, and what is no file of the dump.
+	entries := []entry{
+		{10, 1, remap.RemapType_GHOST}, {11, 2, remap.RemapType_GHOST}, {12, 1, remap.RemapType_GHOST},
+		{13, 1, remap.RemapType_LINKED}, {14, 2, remap.RemapType_PROCFS},
+	}
+	b := appendMagic(nil, remapsMagic)
+	for _, e := range entries {
+		msg, err := proto.Marshal(&remap.RemapFilePathEntry{OrigId: &e.file, RemapId: &e.number, RemapType: e.kind.Enum()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = appendMessage(b, msg)
+	}
+	for name, content := range map[string]string{remapsImage: string(b), "ghost-file-1.img": "one", "ghost-file-2.img": "two"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	contents := map[uint32]string{1: "one", 2: "two"}
+	seen := map[uint32]bool{}
+	for range 2 { // again is as good
+		if err := RenameGhosts(dir); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readRemaps(dir)
+		if err != nil || len(got) != len(entries) {
+			t.Fatalf("%v, %v", got, err)
+		}
+		for i, e := range entries {
+			g := got[i]
+			if g.GetOrigId() != e.file || g.GetRemapType() != e.kind {
+				t.Errorf("entry %d is %v, was %v", i, g, e)
+			}
+			if e.kind != remap.RemapType_GHOST {
+				if g.GetRemapId() != e.number {
+					t.Errorf("entry %d is %v, was %v", i, g, e)
+				}
+				continue
+			}
+			if content, err := os.ReadFile(ghostImage(dir, g.GetRemapId())); err != nil || string(content) != contents[e.number] {
+				t.Errorf("entry %d: %q, %v, want %q", i, content, err, contents[e.number])
+			}
+		}
+		if n := got[0].GetRemapId(); n < 3 || n == got[1].GetRemapId() || n != got[2].GetRemapId() || seen[n] {
+			t.Errorf("numbers %d, %d, %d", n, got[1].GetRemapId(), got[2].GetRemapId())
+		}
+		seen[got[0].GetRemapId()] = true
+	}
+	list, err := readRemaps(dir)
+	if err == nil {
+		err = os.Remove(ghostImage(dir, list[1].GetRemapId()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RenameGhosts(dir); err == nil {
+		t.Error("a file that is missing is not noticed")
+	}
+}

@@ -185,8 +185,11 @@ func (s *server) repairImages(dir string) error {
 		return err
 	}
 	thawed, err := criu.ForgetFrozen(dir)
+	if err != nil {
+		return err
+	}
 	s.log.Debug("images set right", "timers", n, "frozen", thawed)
-	return err
+	return criu.RenameGhosts(dir)
 }
 
 // carryThrough runs the restore to its end: the tree runs, or nothing is left.

@@ -23,6 +23,7 @@ func TestDrain(t *testing.T) {
 		{"there and back", testDrainAndBack},
 		{"cordon", testCordon},
 		{"side by side", testDrainParallel},
+		{"deleted files of one name", testDrainDeleted},
 	})
 }
 
@@ -317,4 +318,21 @@ func spans(r drain.Record) (whole, sum time.Duration) {
 		}
 	}
 	return last.Sub(first), sum
+}
+
+// testDrainDeleted: programs that have deleted a file of one name in one directory
+// are not in each other's way.
+func testDrainDeleted(t *testing.T, h trio) {
+	cleanCordons(t, h)
+	f, dir := fleet{}, t.TempDir()
+	for i := range 4 {
+		f.add(t, h.a, "capsule", fmt.Sprintf("deleted%d", i), nil, "--memory", "2", "--only-deleted", "--dir", dir)
+	}
+	d := runDrain(t, h.a, 0, "drain", "--to", "B", "--max-parallel", "4")
+	for _, it := range d.Result.Items {
+		if len(it.Attempts) != 1 {
+			t.Errorf("%s took %d tries, the first: %+v", it.Ref, len(it.Attempts), it.Attempts[0].Failure)
+		}
+	}
+	f.on(t, h, always("B"))
 }
