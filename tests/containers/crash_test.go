@@ -41,7 +41,7 @@ var cells = []cell{
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t, shortIdle)
-	for _, c := range someOf(cells, 2) {
+	for _, c := range someOf(cells, 3) {
 		if !t.Run(c.point+"/"+strings.ReplaceAll(c.victim, " ", "-"), func(t *testing.T) { runCell(t, c, a, b) }) {
 			return // what is left is in the way of all others
 		}

@@ -187,7 +187,7 @@ func TestFilesCrash(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t, shortIdle)
 	apart(t, a, b)
-	for _, x := range someOf(fileCells, 2) {
+	for _, x := range someOf(fileCells, 3) {
 		ok := t.Run(x.point+"/"+strings.ReplaceAll(x.victim, " ", "-"), func(t *testing.T) { filesCell(t, x, a, b) })
 		if !ok {
 			return

@@ -50,7 +50,7 @@ func TestConnectionsSurvive(t *testing.T) {
 	l := newLAN(t, testhost.Options{AgentEnv: shortIdle}, "br0")
 	c := l.redis(t, l.a, "runc", "redis", true, "10.77.0.50/24", "fd77::50/64")
 	clients := count(t, l.client, "10.77.0.50:6379", 10, restful)
-	for _, f := range someOf(falls, 3) {
+	for _, f := range someOf(falls, 4) {
 		from, to := l.where(c)
 		ok := t.Run(f.point+"/"+strings.ReplaceAll(f.victim, " ", "-"), func(t *testing.T) {
 			clients.check(t)
