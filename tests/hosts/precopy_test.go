@@ -274,7 +274,7 @@ while True:
 func TestPriority(t *testing.T) {
 	a, b := pair(t)
 	l := load{port: 7001}
-	pid, err := a.Start(t.Context(), "nice", "-n", "5", "testload", "--listen", "0.0.0.0:7001", "--memory", "40", "--children", "1", "--threads", "2")
+	pid, err := a.Start(t.Context(), "nice", "-n", "5", "testload", "--listen", "0.0.0.0:7001", "--dir", t.TempDir(), "--memory", "40", "--children", "1", "--threads", "2")
 	if err != nil {
 		t.Fatal(err)
 	}
