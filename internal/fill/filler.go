@@ -37,6 +37,8 @@ type filler struct {
 
 	total, done uint64
 	told        time.Time
+
+	letGo, faulted time.Time // when the tree was let run, and somebody last waited for a page
 }
 
 // span is a range of addresses.
@@ -76,6 +78,12 @@ func (f *filler) step() (time.Duration, error) {
 	if !f.going || !f.restored {
 		return wait, nil
 	}
+	if pause := backgroundIn(time.Since(f.letGo), time.Since(f.faulted)); pause > 0 && len(f.tasks) > 0 {
+		if wait < 0 || pause < wait {
+			wait = pause
+		}
+		return wait, nil
+	}
 	if f.done >= f.total/2 {
 		failpoint.Reach("fill:half")
 	}
@@ -93,6 +101,19 @@ func (f *filler) step() (time.Duration, error) {
 		}
 	}
 	return wait, nil
+}
+
+// At first a program touches one page after the other that is not there. The background
+// leaves it a processor, and the filler to itself, until it has what it needs most.
+const (
+	firstFaults = 200 * time.Millisecond // at most
+	noFault     = 2 * time.Millisecond   // it has
+)
+
+// backgroundIn tells for how long to wait with the background, from the times since the
+// tree was let run and since the last fault.
+func backgroundIn(running, quiet time.Duration) time.Duration {
+	return max(0, min(firstFaults-running, noFault-quiet))
 }
 
 // attend reads the events of a task and serves its faults. A task that has all
@@ -155,6 +176,8 @@ func (f *filler) goOn() {
 		return
 	}
 	f.going = true
+	f.letGo = time.Now()
+	f.faulted = f.letGo
 	if f.store == nil {
 		return
 	}

@@ -145,6 +145,7 @@ func (t *task) serve() error {
 		if err != nil {
 			return err
 		}
+		t.f.faulted = time.Now()
 		t.mem.wake(page, pageSize) // also where nothing was to be done: it looks again
 		t.faults = t.faults[1:]
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -223,6 +224,7 @@ func TestRandomProgram(t *testing.T) {
 		f.add(1, 0)
 		f.restored = true
 		f.goOn()
+		f.letGo = time.Time{} // long ago: time does not pass here
 		for steps := 0; !f.complete(); steps++ {
 			for _, m := range k.all {
 				if r.IntN(3) == 0 && len(m.queue) < 4 && !m.shut {
@@ -261,5 +263,20 @@ func checkDropped(t *testing.T, f *filler) {
 	}
 	if n, zero := leadingRun(b); !zero || n != len(b) {
 		t.Error("the store is not empty")
+	}
+}
+
+func TestBackgroundIn(t *testing.T) {
+	for _, c := range []struct{ running, quiet, want time.Duration }{
+		{0, 0, noFault},
+		{50 * time.Millisecond, time.Millisecond, noFault - time.Millisecond},
+		{50 * time.Millisecond, noFault, 0}, // nobody waits any more
+		{firstFaults - time.Millisecond, 0, time.Millisecond},
+		{firstFaults, 0, 0}, // long enough
+		{time.Hour, 0, 0},
+	} {
+		if got := backgroundIn(c.running, c.quiet); got != c.want {
+			t.Errorf("running for %v, quiet for %v: %v, want %v", c.running, c.quiet, got, c.want)
+		}
 	}
 }
