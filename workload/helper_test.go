@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,14 @@ import (
 )
 
 const helperEnv = "MIGRATE_WORKLOAD_TEST_HELPER"
+
+// What a namespace is shown for is the first thread of a process: a helper runs on
+// that, where package main begins, and stays there.
+func init() {
+	if os.Getenv(helperEnv) != "" {
+		runtime.LockOSThread()
+	}
+}
 
 // TestMain is also the program that real tests inspect.
 func TestMain(m *testing.M) {
