@@ -38,6 +38,7 @@ func (v *move) stopAndCopy(ctx context.Context) error {
 	defer release()
 	letOthers, err := v.alone(ctx)
 	if err != nil {
+		d.stop()
 		return err
 	}
 	defer letOthers()
